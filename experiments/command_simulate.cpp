@@ -1,0 +1,153 @@
+// pipemoe simulate: one iteration on a virtual cluster.
+#include <fmt/format.h>
+
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "experiments/commands.hpp"
+#include "experiments/inputs.hpp"
+#include "experiments/schedule_options.hpp"
+#include "experiments/terminal.hpp"
+#include "models/error.hpp"
+#include "models/files.hpp"
+#include "models/task_graph_io.hpp"
+#include "models/timeline_io.hpp"
+#include "sim/simulate.hpp"
+
+namespace pipemoe::program {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+struct SimulateOptions {
+  InputOptions inputs;
+  ScheduleOptions schedule;
+  std::string graph;
+  std::string network = "fitted";
+  std::string trace;
+  std::string csv;
+  std::string output;
+  bool json = false;
+};
+
+struct Prepared {
+  Inputs inputs;
+  TaskGraph graph;
+};
+
+Prepared prepare(const SimulateOptions& options) {
+  if (options.graph.empty()) {
+    Inputs inputs = read_inputs(options.inputs);
+    TaskGraph graph = make_schedule(options.schedule, inputs);
+    return {std::move(inputs), std::move(graph)};
+  }
+  if (!options.inputs.layer.empty() || options.schedule.forward_degree ||
+      options.schedule.backward_degree) {
+    throw InputError("--graph excludes --layer, --forward-degree and --backward-degree");
+  }
+  TaskGraph graph = task_graph_from_json(read_file(options.graph, "task graph"), options.graph);
+  return {read_cluster_only(options.inputs), std::move(graph)};
+}
+
+std::string configuration(const SimulateOptions& options, const Prepared& prepared) {
+  Json json = Json::parse(prepared.inputs.configuration);
+  json["schedule"] = prepared.graph.schedule();
+  json["network"] = options.network;
+  if (!options.graph.empty()) json["graph"] = options.graph;
+  for (const Phase phase : {Phase::Forward, Phase::Backward}) {
+    int chunks = 0;
+    for (const Task& task : prepared.graph.tasks()) {
+      if (task.phase == phase) chunks = std::max(chunks, task.chunk + 1);
+    }
+    json[to_string(phase) + "_degree"] = chunks;
+  }
+  return json.dump();
+}
+
+void print_operations(const Timeline& timeline) {
+  struct Row {
+    int tasks = 0;
+    Seconds time{};
+  };
+  std::map<std::pair<Phase, OperationKind>, Row> rows;
+  for (const Span& span : timeline.spans) {
+    Row& row = rows[{span.task.phase, span.task.operation}];
+    ++row.tasks;
+    row.time += span.duration();
+  }
+  fmt::print("  {:<9} {:<23} {:>5} {:>12} {:>12}\n", "phase", "operation", "tasks", "each (ms)",
+             "all (ms)");
+  for (const auto& [key, row] : rows) {
+    if (row.time <= Seconds{}) continue;  // the notes name what costs nothing
+    fmt::print("  {:<9} {:<23} {:>5} {:>12.3f} {:>12.3f}\n", to_string(key.first),
+               to_string(key.second), row.tasks, milliseconds(row.time) / row.tasks,
+               milliseconds(row.time));
+  }
+}
+
+void print_text(const SimulateOptions& options, const Prepared& prepared,
+                const Timeline& timeline) {
+  if (options.graph.empty()) print_heading(prepared.inputs.layer, prepared.inputs.cluster);
+  const Json configured = Json::parse(timeline.provenance.configuration);
+  fmt::print("schedule {}, degree {} forward, {} backward; network level {}\n\n",
+             prepared.graph.schedule(), configured["forward_degree"].get<int>(),
+             configured["backward_degree"].get<int>(), options.network);
+  print_operations(timeline);
+  fmt::print("\n{}\n", draw_timeline(timeline, terminal_columns()));
+  fmt::print("  makespan {:.3f} ms = forward {:.3f} + backward {:.3f}\n",
+             milliseconds(timeline.makespan()), milliseconds(timeline.forward()),
+             milliseconds(timeline.backward()));
+  fmt::print("  compute busy {:.3f} ms; communication {:.3f} ms, {:.1f} % of it hidden\n",
+             milliseconds(timeline.busy(Stream::Compute)), milliseconds(timeline.communication()),
+             100 * timeline.overlap_ratio());
+  print_notes(timeline.provenance.notes);
+}
+
+void run(const SimulateOptions& options) {
+  const sim::Network network = sim::network_from(options.network);
+  const Prepared prepared = prepare(options);
+  Timeline timeline;
+  {
+    Progress progress("simulating");
+    timeline =
+        sim::simulate(prepared.graph, prepared.inputs.cluster, network,
+                      [&](std::size_t done, std::size_t total) { progress.update(done, total); });
+  }
+  timeline.provenance.configuration = configuration(options, prepared);
+  if (!options.trace.empty()) {
+    write_file(options.trace, to_chrome_trace({{timeline.provenance.made_by, &timeline}}));
+  }
+  if (!options.csv.empty()) write_file(options.csv, to_csv(timeline));
+  if (!options.output.empty()) write_file(options.output, to_json(timeline));
+  if (options.json) {
+    fmt::print("{}", to_json(timeline));
+  } else {
+    print_text(options, prepared, timeline);
+  }
+}
+
+}  // namespace
+
+void add_simulate_command(CLI::App& app) {
+  auto options = std::make_shared<SimulateOptions>();
+  CLI::App* command = app.add_subcommand("simulate", "Run one iteration on a virtual cluster");
+  command->footer(
+      "Example:\n  pipemoe simulate --layer experiments/layers/pipemoe-example.toml "
+      "--cluster experiments/clusters/rtx2080ti-100gib-64.toml --network node --trace trace.json");
+  add_input_options(*command, options->inputs);
+  add_schedule_options(*command, options->schedule);
+  command->add_option("--graph", options->graph, "Run this task graph (JSON) instead of a layer")
+      ->type_name("FILE");
+  command
+      ->add_option("--network", options->network,
+                   "fitted (collectives as fitted), node (node-to-node flows) or gpu (every pair)")
+      ->capture_default_str();
+  command->add_option("--trace", options->trace, "Write a trace for Perfetto")->type_name("FILE");
+  command->add_option("--csv", options->csv, "Write the spans as CSV")->type_name("FILE");
+  command->add_option("--output", options->output, "Write the timeline as JSON")->type_name("FILE");
+  command->add_flag("--json", options->json, "Print the timeline as JSON");
+  command->callback([options] { run(*options); });
+}
+
+}  // namespace pipemoe::program

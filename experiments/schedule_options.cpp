@@ -1,0 +1,28 @@
+#include "experiments/schedule_options.hpp"
+
+#include "models/plan.hpp"
+#include "models/schedule.hpp"
+
+namespace pipemoe::program {
+
+void add_schedule_options(CLI::App& command, ScheduleOptions& options) {
+  command.add_option("--schedule", options.schedule, "pipemoe or sequential")
+      ->capture_default_str();
+  command.add_option("--forward-degree", options.forward_degree,
+                     "Chunks of the forward pass [chosen as plan does]");
+  command.add_option("--backward-degree", options.backward_degree,
+                     "Chunks of the backward pass [chosen as plan does]");
+}
+
+TaskGraph make_schedule(const ScheduleOptions& options, const Inputs& inputs) {
+  Degrees degrees{1, 1};
+  const bool chosen = !options.forward_degree || !options.backward_degree;
+  if (chosen && options.schedule != "sequential") {
+    degrees = make_plan(inputs.layer, inputs.cluster).degrees();
+  }
+  degrees.forward_degree = options.forward_degree.value_or(degrees.forward_degree);
+  degrees.backward_degree = options.backward_degree.value_or(degrees.backward_degree);
+  return schedule(options.schedule, inputs.layer, inputs.cluster, degrees);
+}
+
+}  // namespace pipemoe::program

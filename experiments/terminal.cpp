@@ -1,0 +1,140 @@
+#include "experiments/terminal.hpp"
+
+#include <fmt/format.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cctype>
+#include <cmath>
+
+namespace pipemoe::program {
+namespace {
+
+double gibibytes(Bytes bytes) { return bytes.amount() / (1 << 30); }
+
+char initial(OperationKind operation) {
+  switch (operation) {
+    case OperationKind::Gate:
+      return 'G';
+    case OperationKind::Permute:
+      return 'P';
+    case OperationKind::Dispatch:
+      return 'D';
+    case OperationKind::Expert:
+      return 'E';
+    case OperationKind::ExpertInputGradient:
+      return 'I';
+    case OperationKind::ExpertWeightGradient:
+      return 'W';
+    case OperationKind::Combine:
+      return 'C';
+    case OperationKind::Unpermute:
+      return 'U';
+  }
+  return '?';
+}
+
+class Lane {
+ public:
+  explicit Lane(std::size_t width) : cells_(width, "·") {}
+
+  // A label first, then a bar: neighbours stay apart without a gap that would not be true.
+  void draw(const Span& span, std::size_t from, std::size_t to) {
+    const std::string label = initial(span.task.operation) + std::to_string(span.task.chunk);
+    for (std::size_t cell = from; cell < to; ++cell) {
+      const std::size_t letter = cell - from;
+      const bool fits = label.size() < to - from || letter == 0;
+      cells_[cell] = fits && letter < label.size() ? std::string(1, label[letter]) : "━";
+    }
+  }
+  std::string text() const { return fmt::format("{}", fmt::join(cells_, "")); }
+
+ private:
+  std::vector<std::string> cells_;
+};
+
+}  // namespace
+
+void print_heading(const MoeLayer& layer, const Cluster& cluster) {
+  fmt::print("layer    {}: {} tokens a rank, M {}, H {}, {} experts, top-{}, capacity {}, {}, {}\n",
+             layer.name, layer.tokens_per_rank, layer.model_dim, layer.hidden_dim,
+             layer.num_experts, layer.top_k,
+             layer.capacity_factor ? fmt::format("{:g}", *layer.capacity_factor) : "dropless",
+             to_string(layer.dtype), to_string(layer.activation));
+  fmt::print("cluster  {}: {} nodes x {} {}\n", cluster.name, cluster.nodes, cluster.gpus_per_node,
+             cluster.gpu.name);
+  const Bytes needed = layer.memory_per_rank(cluster.num_ranks());
+  const Bytes usable = cluster.gpu.usable_memory;
+  fmt::print("memory   {:.2f} of {:.2f} GiB usable on each GPU{}\n", gibibytes(needed),
+             gibibytes(usable), needed > usable ? ": DOES NOT FIT" : "");
+}
+
+void print_notes(const std::vector<std::string>& notes) {
+  for (const std::string& note : notes) fmt::print("  note: {}\n", note);
+}
+
+std::string draw_timeline(const Timeline& timeline, std::size_t columns) {
+  constexpr std::size_t kLabel = 12;
+  const Seconds makespan = timeline.makespan();
+  if (makespan <= Seconds{} || columns < kLabel + 30) return "";
+  const std::size_t width = columns - kLabel - 2;
+  const auto column = [&](Seconds time) {
+    return static_cast<std::size_t>(std::lround(time / makespan * static_cast<double>(width)));
+  };
+  std::string text;
+  for (const Stream stream : kStreams) {
+    Lane lane(width);
+    bool used = false;
+    for (const Span& span : timeline.spans) {
+      if (span.stream != stream || span.rank != 0) continue;
+      lane.draw(span, column(span.start), column(span.end));
+      used = true;
+    }
+    if (used) text += fmt::format("  {:<{}}{}\n", to_string(stream), kLabel, lane.text());
+  }
+  const std::size_t boundary = column(timeline.forward());
+  std::string phases(width, ' ');
+  const auto put = [&](std::size_t at, std::string_view word) {
+    if (at + word.size() <= width) phases.replace(at, word.size(), word);
+  };
+  put(0, "|forward");
+  if (boundary >= 8) put(boundary, "|backward");
+  const std::string end = fmt::format("{:.3f} ms|", milliseconds(makespan));
+  if (boundary + 9 + end.size() < width) put(width - end.size(), end);
+  return text + fmt::format("  {:<{}}{}\n", "", kLabel, phases);
+}
+
+std::size_t terminal_columns() {
+  winsize size{};
+  if (isatty(STDOUT_FILENO) && ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) {
+    return size.ws_col;
+  }
+  return 100;
+}
+
+Progress::Progress(std::string what)
+    : what_(std::move(what)),
+      next_draw_(start_ + std::chrono::seconds(2)),
+      on_terminal_(isatty(STDERR_FILENO) != 0) {}
+
+Progress::~Progress() {
+  if (drawn_) fmt::print(stderr, "\r\033[K");
+}
+
+void Progress::update(std::size_t done, std::size_t total) {
+  if (!on_terminal_ || done == 0) return;
+  const auto now = Clock::now();
+  if (now < next_draw_) return;
+  next_draw_ = now + std::chrono::milliseconds(100);
+  drawn_ = true;
+  const double share = static_cast<double>(done) / static_cast<double>(total);
+  const double elapsed = std::chrono::duration<double>(now - start_).count();
+  constexpr std::size_t kWidth = 30;
+  const auto filled = static_cast<std::size_t>(share * kWidth);
+  fmt::print(stderr, "\r\033[K{} [{:#<{}}{: <{}}] {:3.0f} %, {:.0f} s left", what_, "", filled, "",
+             kWidth - filled, 100 * share, elapsed * (1 - share) / share);
+  std::fflush(stderr);
+}
+
+}  // namespace pipemoe::program

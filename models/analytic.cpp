@@ -1,0 +1,60 @@
+#include "models/analytic.hpp"
+
+#include <algorithm>
+#include <vector>
+
+namespace pipemoe {
+namespace {
+
+// Earliest starts in one pass over a topological order; visit(id, start, end) for each task.
+// `kept` chooses the precedences that count.
+template <class Kept, class Visit>
+void earliest_starts(const TaskGraph& graph, const CostModel& cost, Kept kept, Visit visit) {
+  thread_local std::vector<Seconds> ready;  // kept between calls: no allocation in a search
+  ready.assign(graph.size(), Seconds{});
+  for (const TaskId id : graph.topological_order()) {
+    const Seconds start = ready[id], end = start + cost(graph.task(id)).total();
+    graph.for_each_successor(id, [&](TaskId after, Precedence why) {
+      if (kept(why)) ready[after] = std::max(ready[after], end);
+    });
+    visit(id, start, end);
+  }
+}
+
+constexpr auto kEveryPrecedence = [](Precedence) { return true; };
+
+}  // namespace
+
+Timeline analytic_timeline(const TaskGraph& graph, const Cluster& cluster) {
+  const CostModel cost(cluster);
+  Timeline timeline;
+  timeline.provenance = provenance("analytic schedule");
+  timeline.provenance.notes = cost.check(graph);
+  timeline.spans.resize(graph.size());
+  earliest_starts(graph, cost, kEveryPrecedence, [&](TaskId id, Seconds start, Seconds end) {
+    const Task& task = graph.task(id);
+    timeline.spans[id] = {task.key(), task.stream, 0, start, end};
+  });
+  return timeline;
+}
+
+PhaseTimes analytic_times(const TaskGraph& graph, const CostModel& cost) {
+  Seconds forward{}, makespan{};
+  earliest_starts(graph, cost, kEveryPrecedence, [&](TaskId id, Seconds, Seconds end) {
+    makespan = std::max(makespan, end);
+    if (graph.task(id).phase == Phase::Forward) forward = std::max(forward, end);
+  });
+  return {forward, makespan - forward};
+}
+
+MakespanBounds makespan_bounds(const TaskGraph& graph, const CostModel& cost) {
+  const auto only_data = [](Precedence why) { return why == Precedence::Data; };
+  MakespanBounds bounds;
+  earliest_starts(graph, cost, only_data, [&](TaskId, Seconds start, Seconds end) {
+    bounds.critical_path = std::max(bounds.critical_path, end);
+    bounds.serial_sum += end - start;
+  });
+  return bounds;
+}
+
+}  // namespace pipemoe

@@ -1,0 +1,75 @@
+// A cluster profile: its shape, the physics of its links, and the fitted cost of each operation.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+
+#include "models/fit.hpp"
+#include "models/layer.hpp"
+#include "models/units.hpp"
+
+namespace pipemoe {
+
+struct Gpu {
+  std::string name;
+  Bytes memory;
+  Bytes usable_memory;  ///< what a training process can allocate
+  bool operator==(const Gpu&) const = default;
+};
+
+/// A full-duplex link as bought, and the share of it that a collective's payload gets.
+struct LinkPhysics {
+  BytesPerSecond bandwidth;  ///< each direction
+  double efficiency = 1;     ///< in (0, 1]
+
+  BytesPerSecond payload() const { return {bandwidth.value * efficiency}; }
+  bool operator==(const LinkPhysics&) const = default;
+};
+
+/// Leaf switches under a non-blocking spine; a leaf's uplink carries its nodes' links' sum divided
+/// by `oversubscription`. Absent from a Network: one non-blocking switch (a star).
+struct FatTree {
+  std::int64_t nodes_per_leaf = 0;
+  double oversubscription = 1;  ///< >= 1
+  bool operator==(const FatTree&) const = default;
+};
+
+/// Cost of a memory-bound pass: fitted, or declared as not modelled (costs nothing, and every
+/// output says so).
+struct NotModelled {
+  bool operator==(const NotModelled&) const = default;
+};
+using PassCost = std::variant<NotModelled, Fit<Bytes>>;
+
+struct Cluster {
+  std::string name;
+  std::string source;
+  std::int64_t nodes = 0;
+  std::int64_t gpus_per_node = 0;
+  Gpu gpu;
+  LinkPhysics nic;       ///< node to network; one a node, shared by its GPUs
+  LinkPhysics gpu_link;  ///< GPU to node
+  std::optional<FatTree> fat_tree;
+
+  std::map<std::int64_t, Fit<Bytes>> all_to_all;  ///< by number of ranks; work is a rank's input
+  std::map<Dtype, Fit<Flops>> gemm;
+  std::map<std::string, PassCost> passes;  ///< by name: gate, permutation, activation
+
+  std::int64_t num_ranks() const { return nodes * gpus_per_node; }
+  /// The fit for all ranks of this cluster. Throws InputError when the profile has none.
+  const Fit<Bytes>& all_to_all_fit() const;
+  const Fit<Flops>& gemm_fit(Dtype dtype) const;
+  /// Throws InputError when the profile neither fits the pass nor declares it not modelled.
+  const PassCost& pass_cost(const std::string& pass) const;
+
+  bool operator==(const Cluster&) const = default;
+};
+
+class ConfigFile;
+/// Reads a cluster profile; throws InputError naming file, key, value and allowed range.
+Cluster read_cluster(const ConfigFile& file);
+
+}  // namespace pipemoe

@@ -1,0 +1,51 @@
+// What a task costs on a cluster, from the cluster's fits.
+#pragma once
+
+#include <array>
+#include <string>
+#include <vector>
+
+#include "models/cluster.hpp"
+#include "models/task_graph.hpp"
+
+namespace pipemoe {
+
+/// Time of one task that has its stream and its links to itself.
+struct TaskCost {
+  Seconds startup{};  ///< paid whatever the amount of work; a collective's before any byte moves
+  Seconds work{};     ///< transfer or computation
+
+  Seconds total() const { return startup + work; }
+  TaskCost& operator+=(TaskCost other) {
+    startup += other.startup;
+    work += other.work;
+    return *this;
+  }
+};
+
+/// Costs of a cluster's operations. Keeps a reference: the cluster must outlive it.
+class CostModel {
+ public:
+  explicit CostModel(const Cluster& cluster);
+
+  /// Throws InputError when the profile lacks the fit that the task needs. An all-to-all with an
+  /// uneven traffic matrix costs what its busiest sender's bytes would cost all.
+  TaskCost operator()(const Task& task) const;
+
+  /// Throws InputError unless the graph is for this cluster's number of ranks and every task has a
+  /// cost; then returns what a reader of any result must know: operations that cost nothing
+  /// because the profile does not model them, and fits used outside the range they were made on.
+  std::vector<std::string> check(const TaskGraph& graph) const;
+
+ private:
+  TaskCost pass_cost(std::size_t pass, Bytes traffic) const;
+  TaskCost expert_cost(const ExpertFfn& expert) const;
+
+  const Cluster& cluster_;
+  // Resolved once; null where the profile has none.
+  const Fit<Bytes>* all_to_all_;
+  std::array<const Fit<Flops>*, 3> gemm_;
+  std::array<const PassCost*, 3> passes_;
+};
+
+}  // namespace pipemoe

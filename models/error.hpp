@@ -1,0 +1,26 @@
+// The kinds of failure. Bad input: InputError (exit code 2). Anything else that stops a run:
+// RunError (exit code 1). A mistake of ours: ensure() throws std::logic_error, in release too.
+#pragma once
+
+#include <stdexcept>
+#include <string>
+
+namespace pipemoe {
+
+/// What the user gave cannot be used; `what()` is one line that says what, where and why.
+class InputError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+/// The input was fine and the run failed all the same (a library, the machine, another rank).
+class RunError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+inline void ensure(bool condition, const char* why) {
+  if (!condition) throw std::logic_error(std::string("pipemoe bug: ") + why);
+}
+
+}  // namespace pipemoe

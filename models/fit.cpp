@@ -1,0 +1,72 @@
+#include "models/fit.hpp"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "models/error.hpp"
+
+namespace pipemoe {
+
+Seconds TimeTable::operator()(double amount) const {
+  if (amount <= points.front().first) return points.front().second;
+  const auto above = std::upper_bound(points.begin() + 1, points.end() - 1, amount,
+                                      [](double n, const auto& point) { return n < point.first; });
+  const auto& [n1, t1] = *above;
+  const auto& [n0, t0] = *(above - 1);
+  return t0 + (t1 - t0) * ((amount - n0) / (n1 - n0));
+}
+
+void check_table(const TimeTable& table, const std::string& where) {
+  const auto& points = table.points;
+  if (points.size() < 2) throw InputError(where + " needs at least 2 points");
+  for (std::size_t i = 0; i < points.size(); ++i) {
+    const auto [amount, time] = points[i];
+    if (!std::isfinite(amount) || amount < 0 || !std::isfinite(time.count()) || time.count() < 0) {
+      throw InputError(fmt::format("{} point {} is not finite and >= 0", where, i));
+    }
+    if (i == 0) continue;
+    if (amount <= points[i - 1].first) {
+      throw InputError(fmt::format("{} amounts must increase, point {} does not", where, i));
+    }
+    if (time < points[i - 1].second) {
+      throw InputError(fmt::format("{} times must not fall, point {} does", where, i));
+    }
+  }
+}
+
+LineFit fit_line(const std::vector<double>& amounts, const std::vector<double>& seconds) {
+  const std::size_t count = amounts.size();
+  if (count != seconds.size()) throw InputError("fit: as many times as amounts are needed");
+  const auto finite = [](double x) { return std::isfinite(x); };
+  if (!std::all_of(amounts.begin(), amounts.end(), finite) ||
+      !std::all_of(seconds.begin(), seconds.end(), finite)) {
+    throw InputError("fit: amounts and times must be finite");
+  }
+  const double n = static_cast<double>(count);
+  const double mean_x = std::accumulate(amounts.begin(), amounts.end(), 0.0) / n;
+  const double mean_y = std::accumulate(seconds.begin(), seconds.end(), 0.0) / n;
+  double sxx = 0, sxy = 0, syy = 0;  // centred sums: no cancellation of large squares
+  for (std::size_t i = 0; i < count; ++i) {
+    const double dx = amounts[i] - mean_x, dy = seconds[i] - mean_y;
+    sxx += dx * dx;
+    sxy += dx * dy;
+    syy += dy * dy;
+  }
+  if (count < 2 || sxx == 0) throw InputError("fit: at least two different amounts are needed");
+
+  LineFit fit;
+  fit.beta_s_per_unit = sxy / sxx;
+  fit.alpha_s = mean_y - fit.beta_s_per_unit * mean_x;
+  double unexplained = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    fit.residuals_s.push_back(seconds[i] - (fit.alpha_s + fit.beta_s_per_unit * amounts[i]));
+    unexplained += fit.residuals_s.back() * fit.residuals_s.back();
+  }
+  fit.r_squared = syy > 0 ? 1 - unexplained / syy : 1;
+  return fit;
+}
+
+}  // namespace pipemoe

@@ -1,0 +1,198 @@
+#include "models/layer.hpp"
+
+#include <fmt/core.h>
+
+#include <cmath>
+
+#include "models/config.hpp"
+#include "models/error.hpp"
+#include "models/names.hpp"
+
+namespace pipemoe {
+namespace {
+
+constexpr Names<Dtype, 3> kDtypes{
+    {{Dtype::Fp32, "fp32"}, {Dtype::Bf16, "bf16"}, {Dtype::Fp16, "fp16"}}};
+constexpr Names<Activation, 3> kActivations{
+    {{Activation::Relu, "relu"}, {Activation::Gelu, "gelu"}, {Activation::SwiGlu, "swiglu"}}};
+
+// Matrices per expert: SwiGLU's first one is twice as wide.
+std::int64_t first_width(const MoeLayer& layer) {
+  return layer.activation == Activation::SwiGlu ? 2 * layer.hidden_dim : layer.hidden_dim;
+}
+
+}  // namespace
+
+std::string to_string(Dtype dtype) { return name_of(kDtypes, dtype); }
+std::string to_string(Activation activation) { return name_of(kActivations, activation); }
+Dtype dtype_from(const std::string& name) { return value_of(kDtypes, name); }
+Activation activation_from(const std::string& name) { return value_of(kActivations, name); }
+
+std::int64_t MoeLayer::capacity() const {
+  ensure(capacity_factor.has_value(), "capacity() of a dropless layer");
+  const double exact = static_cast<double>(top_k) * *capacity_factor *
+                       static_cast<double>(tokens_per_rank) / static_cast<double>(num_experts);
+  // 1.1 * 1000 is 1100.0000000000002: rounding noise must not add a slot.
+  return static_cast<std::int64_t>(std::ceil(exact * (1 - 1e-12)));
+}
+
+std::int64_t MoeLayer::rows() const {
+  return capacity_factor ? num_experts * capacity() : top_k * tokens_per_rank;
+}
+
+std::int64_t MoeLayer::slots() const { return capacity_factor ? capacity() : rows(); }
+
+std::vector<std::int64_t> MoeLayer::chunk_rows(std::int64_t pipeline_degree) const {
+  if (pipeline_degree < 1 || pipeline_degree > slots()) {
+    throw InputError(fmt::format("{}: pipeline degree is {}, must be 1..{} ({})", name,
+                                 pipeline_degree, slots(),
+                                 capacity_factor ? "the expert capacity" : "the rows of a rank"));
+  }
+  std::vector<std::int64_t> rows(static_cast<std::size_t>(pipeline_degree));
+  for (std::int64_t chunk = 0; chunk < pipeline_degree; ++chunk) {
+    const bool larger = chunk < slots() % pipeline_degree;
+    rows[static_cast<std::size_t>(chunk)] =
+        (slots() / pipeline_degree + (larger ? 1 : 0)) * rows_per_slot();
+  }
+  return rows;
+}
+
+GemmShapes MoeLayer::gemms(Pass pass, std::int64_t rows, std::int64_t num_ranks) const {
+  const std::int64_t groups = num_experts / num_ranks;
+  const GemmShape first{groups, rows, first_width(*this), model_dim};
+  const GemmShape second{groups, rows, model_dim, hidden_dim};
+  const GemmShape second_input{groups, rows, hidden_dim, model_dim};
+  const GemmShape first_input{groups, rows, model_dim, first_width(*this)};
+  switch (pass) {
+    case Pass::Forward:
+      return {first, second};
+    case Pass::InputGradient:
+      return {second_input, first_input};
+    case Pass::WeightGradient:
+      return {second, first};
+    case Pass::Backward:
+      return {second_input, second, first_input, first};
+  }
+  throw std::logic_error("pipemoe bug: unknown pass");
+}
+
+Bytes MoeLayer::activation_bytes(Pass pass, std::int64_t rows) const {
+  const std::int64_t in = first_width(*this), out = hidden_dim;
+  const std::int64_t element = rows * size_of(dtype);
+  switch (pass) {
+    case Pass::Forward:
+      return {element * (in + out)};
+    case Pass::InputGradient:
+    case Pass::Backward:  // reads the saved input and the output's gradient, writes the input's
+      return {element * (2 * in + out)};
+    case Pass::WeightGradient:
+      return {0};
+  }
+  throw std::logic_error("pipemoe bug: unknown pass");
+}
+
+Bytes MoeLayer::memory_per_rank(std::int64_t num_ranks) const {
+  const std::int64_t weights =
+      num_experts / num_ranks * model_dim * (first_width(*this) + hidden_dim);
+  return {size_of(dtype) * (2 * weights + rows() * (11 * model_dim + 5 * hidden_dim))};
+}
+
+void check_fits_ranks(const MoeLayer& layer, std::int64_t num_ranks) {
+  if (layer.num_experts % num_ranks == 0) return;
+  throw InputError(fmt::format("{}: num_experts is {}, must be a multiple of the {} ranks",
+                               layer.name, layer.num_experts, num_ranks));
+}
+
+namespace {
+
+constexpr std::int64_t kMaxTokens = std::int64_t{1} << 26;
+constexpr std::int64_t kMaxDim = std::int64_t{1} << 17;
+constexpr std::int64_t kMaxExperts = std::int64_t{1} << 16;
+constexpr std::int64_t kMaxTopK = 1024;
+constexpr double kMaxCapacityFactor = 64;
+constexpr double kMaxLayerBytes = 1e15;  // keeps every derived amount well inside 63 bits
+
+// The later word of the user wins over the file's other way to say the same.
+void keep_overridden_token_keys(ConfigFile& file) {
+  if (file.overrides("tokens_per_rank")) {
+    if (!file.overrides("batch_size")) file.erase("batch_size");
+    if (!file.overrides("sequence_length")) file.erase("sequence_length");
+  } else if (file.overrides("batch_size") || file.overrides("sequence_length")) {
+    file.erase("tokens_per_rank");
+  }
+}
+
+std::int64_t read_tokens(ConfigTable& table) {
+  const bool direct = table.has("tokens_per_rank");
+  const bool product = table.has("batch_size") || table.has("sequence_length");
+  if (direct && product) {
+    table.fail("tokens_per_rank", "and batch_size, sequence_length exclude each other");
+  }
+  if (direct) return table.integer("tokens_per_rank", 1, kMaxTokens);
+  if (!product) table.fail("tokens_per_rank", "is missing (or batch_size and sequence_length)");
+  const std::int64_t batch = table.integer("batch_size", 1, kMaxTokens);
+  const std::int64_t length = table.integer("sequence_length", 1, kMaxTokens);
+  if (batch * length > kMaxTokens) {
+    table.fail("batch_size", fmt::format("times sequence_length is {}, must be 1..{}",
+                                         batch * length, kMaxTokens));
+  }
+  return batch * length;
+}
+
+std::optional<double> read_capacity_factor(ConfigTable& table) {
+  if (!table.is_text("capacity_factor")) {
+    return table.number("capacity_factor", {0, kMaxCapacityFactor, true});
+  }
+  const std::string word = table.text("capacity_factor");
+  if (word != "dropless") {
+    table.fail("capacity_factor", fmt::format("is {}, must be a number or dropless", word));
+  }
+  return std::nullopt;
+}
+
+template <class Parse>
+auto read_word(ConfigTable& table, const std::string& key, Parse parse) {
+  const std::string word = table.text(key);
+  try {
+    return parse(word);
+  } catch (const InputError& error) {
+    table.fail(key, error.what());
+  }
+}
+
+void check_size(ConfigTable& table, const MoeLayer& layer) {
+  const double rows = static_cast<double>(layer.rows());
+  const double widest = static_cast<double>(11 * layer.model_dim + 10 * layer.hidden_dim);
+  if (rows * widest * 4 > kMaxLayerBytes) {
+    table.fail("tokens_per_rank",
+               fmt::format("with the dimensions needs {:.3g} bytes a rank, at most {:.3g} allowed",
+                           rows * widest * 4, kMaxLayerBytes));
+  }
+}
+
+}  // namespace
+
+MoeLayer read_layer(ConfigFile& file) {
+  keep_overridden_token_keys(file);
+  ConfigTable table = file.root();
+  MoeLayer layer;
+  layer.name = table.text("name");
+  if (table.has("source")) table.text("source");
+  layer.tokens_per_rank = read_tokens(table);
+  layer.model_dim = table.integer("model_dim", 1, kMaxDim);
+  layer.hidden_dim = table.integer("hidden_dim", 1, kMaxDim);
+  layer.num_experts = table.integer("num_experts", 1, kMaxExperts);
+  layer.top_k = table.integer("top_k", 1, kMaxTopK);
+  if (layer.top_k > layer.num_experts) {
+    table.fail("top_k",
+               fmt::format("is {}, must be 1..num_experts ({})", layer.top_k, layer.num_experts));
+  }
+  layer.capacity_factor = read_capacity_factor(table);
+  layer.dtype = read_word(table, "dtype", dtype_from);
+  layer.activation = read_word(table, "activation", activation_from);
+  table.finish();
+  check_size(table, layer);
+  return layer;
+}
+
+}  // namespace pipemoe

@@ -1,0 +1,93 @@
+// What a task does and on how much work. Work only: a duration comes from whoever runs the graph.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "models/layer.hpp"
+#include "models/units.hpp"
+
+namespace pipemoe {
+
+/// Bytes each rank sends to each rank in one all-to-all, its own part included. Uniform, or one
+/// number for each pair.
+class TrafficMatrix {
+ public:
+  TrafficMatrix() = default;
+  /// Every rank sends `per_rank` bytes in all, to every rank (itself included) the same.
+  static TrafficMatrix uniform(Bytes per_rank);
+  /// `pairs` row-major by sender. Throws InputError unless it is num_ranks * num_ranks, none < 0.
+  static TrafficMatrix of_pairs(std::int64_t num_ranks, std::vector<Bytes> pairs);
+
+  bool is_uniform() const { return pairs_.empty(); }
+  /// A uniform exchange's bytes per rank; of a matrix, the busiest sender's.
+  Bytes per_rank() const { return per_rank_; }
+  /// Bytes from `sender` to `receiver`; fractional where a uniform exchange does not divide.
+  double between(std::int64_t sender, std::int64_t receiver, std::int64_t num_ranks) const;
+  const std::vector<Bytes>& pairs() const { return pairs_; }
+
+  bool operator==(const TrafficMatrix&) const = default;
+
+ private:
+  Bytes per_rank_;
+  std::vector<Bytes> pairs_;
+};
+
+enum class Purpose { Dispatch, Combine };
+
+/// Scores the tokens and picks top_k experts each.
+struct Gate {
+  Bytes traffic;  ///< memory read and written
+  bool operator==(const Gate&) const = default;
+};
+/// Lays tokens out by expert.
+struct Permute {
+  Bytes traffic;
+  bool operator==(const Permute&) const = default;
+};
+struct AllToAll {
+  Purpose purpose = Purpose::Dispatch;
+  TrafficMatrix traffic;
+  bool operator==(const AllToAll&) const = default;
+};
+struct ExpertFfn {
+  Pass pass = Pass::Forward;
+  Dtype dtype = Dtype::Fp32;
+  GemmShapes gemms;
+  Bytes activation_traffic;
+  bool operator==(const ExpertFfn&) const = default;
+};
+/// Brings rows back into token order, weighted by the gate.
+struct Unpermute {
+  Bytes traffic;
+  bool operator==(const Unpermute&) const = default;
+};
+
+using Operation = std::variant<Gate, Permute, AllToAll, ExpertFfn, Unpermute>;
+
+/// An operation's name in files, tables and pictures. In the backward phase a name stands for the
+/// gradient of that step: a backward `combine` is the all-to-all that runs first.
+enum class OperationKind {
+  Gate,
+  Permute,
+  Dispatch,
+  Expert,
+  ExpertInputGradient,
+  ExpertWeightGradient,
+  Combine,
+  Unpermute,
+};
+
+OperationKind kind_of(const Operation& operation);
+std::string to_string(OperationKind kind);
+/// Throws InputError naming the known operations.
+OperationKind operation_kind_from(const std::string& name);
+
+/// Bytes of an all-to-all per rank; 0 for all else.
+Bytes exchanged_bytes(const Operation& operation);
+/// Flops of an expert's matrix products; 0 for all else.
+Flops expert_flops(const Operation& operation);
+
+}  // namespace pipemoe

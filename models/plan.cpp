@@ -1,0 +1,125 @@
+#include "models/plan.hpp"
+
+#include <algorithm>
+
+#include "models/analytic.hpp"
+#include "models/cost_model.hpp"
+#include "models/error.hpp"
+#include "models/names.hpp"
+#include "models/schedule.hpp"
+#include "models/schedules/layer_tasks.hpp"
+
+namespace pipemoe {
+namespace {
+
+using Binding = PhaseBreakdown::Binding;
+constexpr Names<Binding, 3> kBindings{{{Binding::Serial, "serial"},
+                                       {Binding::Communication, "communication"},
+                                       {Binding::Compute, "compute"}}};
+
+// Times of both phases for degrees 1, 2, ..
+struct Candidates {
+  std::vector<DegreeChoice> forward, backward;
+};
+
+Candidates closed_form_times(const MoeLayer& layer, const Cluster& cluster,
+                             std::int64_t max_degree) {
+  const PipelineCost forward = pipeline_cost(layer, cluster, Phase::Forward);
+  const PipelineCost backward = pipeline_cost(layer, cluster, Phase::Backward);
+  Candidates times;
+  for (std::int64_t degree = 1; degree <= max_degree; ++degree) {
+    times.forward.push_back({degree, pipelined_time(forward, degree)});
+    times.backward.push_back({degree, pipelined_time(backward, degree)});
+  }
+  return times;
+}
+
+Candidates graph_times(const MoeLayer& layer, const Cluster& cluster, std::int64_t max_degree) {
+  const CostModel cost(cluster);
+  Candidates times;
+  for (std::int64_t degree = 1; degree <= max_degree; ++degree) {
+    const PhaseTimes phases =
+        analytic_times(schedule("pipemoe", layer, cluster, {degree, degree}), cost);
+    times.forward.push_back({degree, phases.forward});
+    times.backward.push_back({degree, phases.backward});
+  }
+  return times;
+}
+
+DegreeChoice fastest(const std::vector<DegreeChoice>& times) {
+  return *std::min_element(times.begin(), times.end(),
+                           [](const auto& a, const auto& b) { return a.time < b.time; });
+}
+
+// One mean chunk of a phase at a degree.
+struct ChunkCosts {
+  TaskCost all_to_all, expert;
+};
+
+ChunkCosts chunk_costs(const MoeLayer& layer, const Cluster& cluster, Phase phase,
+                       std::int64_t degree) {
+  const CostModel cost(cluster);
+  const schedules::LayerTasks tasks(layer, cluster.num_ranks());
+  const Pass pass = phase == Phase::Forward ? Pass::Forward : Pass::Backward;
+  ChunkCosts sum;
+  for (const std::int64_t rows : layer.chunk_rows(degree)) {
+    sum.all_to_all += cost(tasks.all_to_all(Purpose::Dispatch, phase, 0, rows));
+    sum.expert += cost(tasks.expert(pass, 0, rows));
+  }
+  const double chunks = static_cast<double>(degree);
+  const auto mean = [&](TaskCost all) { return TaskCost{all.startup / chunks, all.work / chunks}; };
+  return {mean(sum.all_to_all), mean(sum.expert)};
+}
+
+PhaseBreakdown breakdown(const MoeLayer& layer, const Cluster& cluster, Phase phase,
+                         const DegreeChoice& at) {
+  const ChunkCosts chunk = chunk_costs(layer, cluster, phase, at.degree);
+  const double r = static_cast<double>(at.degree);
+  const Seconds communication = 2 * r * chunk.all_to_all.total();
+  const Seconds compute = r * chunk.expert.total();
+  const Seconds compute_bound = 2 * chunk.all_to_all.total() + compute;
+  PhaseBreakdown parts{at.degree, at.time, Binding::Serial, {}, communication, {}, compute};
+  if (at.degree > 1) {
+    const bool communicates = communication >= compute_bound;
+    parts.binding = communicates ? Binding::Communication : Binding::Compute;
+    // Something always runs, so what communication does not show is hidden.
+    parts.hidden = communication + compute - std::max(communication, compute_bound);
+  }
+  parts.startup = parts.binding == Binding::Communication
+                      ? 2 * r * chunk.all_to_all.startup
+                      : 2 * chunk.all_to_all.startup + r * chunk.expert.startup;
+  return parts;
+}
+
+PhasePlan phase_plan(const MoeLayer& layer, const Cluster& cluster, Phase phase,
+                     DegreeChoice choice, std::vector<DegreeChoice> by_degree) {
+  const auto next = std::min(static_cast<std::size_t>(choice.degree), by_degree.size() - 1);
+  const PhaseBreakdown chosen = breakdown(layer, cluster, phase, choice);
+  const PhaseBreakdown after = breakdown(layer, cluster, phase, by_degree[next]);
+  return {choice, std::move(by_degree), chosen, after};
+}
+
+}  // namespace
+
+std::string to_string(Binding binding) { return name_of(kBindings, binding); }
+
+Plan make_plan(const MoeLayer& layer, const Cluster& cluster, std::int64_t max_degree) {
+  if (max_degree < 1) throw InputError("max degree must be at least 1");
+  const std::int64_t largest = std::min(max_degree, layer.slots());
+  Plan plan;
+  plan.closed_form = is_alpha_beta(layer, cluster);
+  Candidates times = plan.closed_form ? closed_form_times(layer, cluster, largest)
+                                      : graph_times(layer, cluster, largest);
+  const auto choose = [&](Phase phase, const std::vector<DegreeChoice>& tried) {
+    return plan.closed_form ? choose_degree(pipeline_cost(layer, cluster, phase), largest)
+                            : fastest(tried);
+  };
+  const DegreeChoice forward = choose(Phase::Forward, times.forward);
+  const DegreeChoice backward = choose(Phase::Backward, times.backward);
+  plan.forward = phase_plan(layer, cluster, Phase::Forward, forward, std::move(times.forward));
+  plan.backward = phase_plan(layer, cluster, Phase::Backward, backward, std::move(times.backward));
+  plan.notes = CostModel(cluster).check(schedule("pipemoe", layer, cluster, plan.degrees()));
+  return plan;
+}
+
+}  // namespace pipemoe

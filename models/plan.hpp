@@ -1,0 +1,55 @@
+// The degrees to use for a layer on a cluster, what they will cost, and why.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "models/cluster.hpp"
+#include "models/degree.hpp"
+#include "models/layer.hpp"
+
+namespace pipemoe {
+
+/// Tutel's limit on chunks, beyond which the authors' system cannot run.
+inline constexpr std::int64_t kDefaultMaxDegree = 32;
+
+/// What a phase's time consists of at one degree.
+struct PhaseBreakdown {
+  enum class Binding { Serial, Communication, Compute };
+
+  std::int64_t degree = 1;
+  Seconds time{};
+  Binding binding = Binding::Serial;  ///< what the phase waits for; Serial: degree 1
+  Seconds startup{};                  ///< start-up costs that lengthen the phase
+  Seconds communication{};            ///< all all-to-alls
+  Seconds hidden{};                   ///< the part of them that overlaps with experts
+  Seconds compute{};                  ///< all experts
+};
+std::string to_string(PhaseBreakdown::Binding binding);
+
+struct PhasePlan {
+  DegreeChoice choice;
+  std::vector<DegreeChoice> by_degree;  ///< 1, 2, .. up to the largest possible
+  PhaseBreakdown chosen;
+  PhaseBreakdown next;  ///< one degree more; equal to `chosen` at the largest possible
+};
+
+struct Plan {
+  PhasePlan forward;
+  PhasePlan backward;
+  bool closed_form = true;         ///< false: tables, so each degree's graph was evaluated
+  std::vector<std::string> notes;  ///< costs not modelled, fits extrapolated
+
+  Seconds iteration() const { return forward.choice.time + backward.choice.time; }
+  Degrees degrees() const { return {forward.choice.degree, backward.choice.degree}; }
+};
+
+/// Degrees 1..min(max_degree, layer.slots()). With alpha-beta costs a degree's time is the closed
+/// form, which takes chunks as equal; where the degree does not divide the slots the largest chunk
+/// is up to one slot larger. With tables it is that of the degree's task graph.
+/// Throws InputError when the cluster lacks a fit, or the experts do not divide over the ranks.
+Plan make_plan(const MoeLayer& layer, const Cluster& cluster,
+               std::int64_t max_degree = kDefaultMaxDegree);
+
+}  // namespace pipemoe

@@ -1,0 +1,86 @@
+#include "models/timeline.hpp"
+
+#include <algorithm>
+#include <utility>
+
+namespace pipemoe {
+namespace {
+
+using Interval = std::pair<Seconds, Seconds>;
+
+// Sorted, disjoint intervals in which a rank's chosen streams run something.
+template <class Chosen>
+std::vector<Interval> active(const std::vector<Span>& spans, int rank, Chosen chosen) {
+  std::vector<Interval> sorted;
+  for (const Span& span : spans) {
+    if (span.rank == rank && chosen(span.stream) && span.end > span.start) {
+      sorted.emplace_back(span.start, span.end);
+    }
+  }
+  std::sort(sorted.begin(), sorted.end());
+  std::vector<Interval> merged;
+  for (const Interval& next : sorted) {
+    if (!merged.empty() && next.first <= merged.back().second) {
+      merged.back().second = std::max(merged.back().second, next.second);
+    } else {
+      merged.push_back(next);
+    }
+  }
+  return merged;
+}
+
+Seconds length(const std::vector<Interval>& intervals) {
+  Seconds sum{};
+  for (const auto& [start, end] : intervals) sum += end - start;
+  return sum;
+}
+
+Seconds common_length(const std::vector<Interval>& a, const std::vector<Interval>& b) {
+  Seconds sum{};
+  for (auto i = a.begin(), j = b.begin(); i != a.end() && j != b.end();) {
+    const Seconds start = std::max(i->first, j->first), end = std::min(i->second, j->second);
+    if (end > start) sum += end - start;
+    (i->second < j->second ? i : j)++;
+  }
+  return sum;
+}
+
+bool is_communication(Stream stream) { return stream != Stream::Compute; }
+
+}  // namespace
+
+Seconds Timeline::makespan() const {
+  Seconds last{};
+  for (const Span& span : spans) last = std::max(last, span.end);
+  return last;
+}
+
+Seconds Timeline::forward() const {
+  Seconds last{};
+  for (const Span& span : spans) {
+    if (span.task.phase == Phase::Forward) last = std::max(last, span.end);
+  }
+  return last;
+}
+
+Seconds Timeline::busy(Stream stream, int rank) const {
+  return length(active(spans, rank, [stream](Stream other) { return other == stream; }));
+}
+
+Seconds Timeline::communication(int rank) const {
+  return length(active(spans, rank, is_communication));
+}
+
+Seconds Timeline::exposed_communication(int rank) const {
+  const auto communicating = active(spans, rank, is_communication);
+  const auto computing =
+      active(spans, rank, [](Stream stream) { return !is_communication(stream); });
+  return length(communicating) - common_length(communicating, computing);
+}
+
+double Timeline::overlap_ratio(int rank) const {
+  const Seconds all = communication(rank);
+  return all > Seconds{} ? 1 - exposed_communication(rank) / all : 0;
+}
+
+}  // namespace pipemoe
