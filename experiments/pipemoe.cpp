@@ -29,7 +29,9 @@ int run(int argc, char** argv) {
   } catch (const CLI::Success& help) {  // --help and --version
     return app.exit(help);
   } catch (const CLI::ParseError& error) {
-    return fail(2, error.what());
+    return fail(2, argc > 1 && app.get_subcommands().empty() && argv[1][0] != '-'
+                       ? fmt::format("{} is no subcommand (see pipemoe --help)", argv[1]).c_str()
+                       : error.what());
   }
   return 0;
 }

@@ -74,35 +74,44 @@ void print_notes(const std::vector<std::string>& notes) {
   for (const std::string& note : notes) fmt::print("  note: {}\n", note);
 }
 
+namespace {
+
+std::size_t column_of(Seconds time, const Timeline& timeline, std::size_t width) {
+  return static_cast<std::size_t>(
+      std::lround(time / timeline.makespan() * static_cast<double>(width)));
+}
+
+// Where each phase begins, and the makespan at the right where there is room.
+std::string phase_line(const Timeline& timeline, std::size_t width) {
+  std::string line = "|forward";
+  if (timeline.backward() > Seconds{}) {
+    line.resize(std::max(line.size() + 1, column_of(timeline.forward(), timeline, width)), ' ');
+    line += "|backward";
+  }
+  const std::string end = fmt::format("{:.3f} ms|", milliseconds(timeline.makespan()));
+  if (line.size() + end.size() < width)
+    line += std::string(width - line.size() - end.size(), ' ') + end;
+  return line;
+}
+
+}  // namespace
+
 std::string draw_timeline(const Timeline& timeline, std::size_t columns) {
   constexpr std::size_t kLabel = 12;
-  const Seconds makespan = timeline.makespan();
-  if (makespan <= Seconds{} || columns < kLabel + 30) return "";
+  if (timeline.makespan() <= Seconds{} || columns < kLabel + 30) return "";
   const std::size_t width = columns - kLabel - 2;
-  const auto column = [&](Seconds time) {
-    return static_cast<std::size_t>(std::lround(time / makespan * static_cast<double>(width)));
-  };
   std::string text;
   for (const Stream stream : kStreams) {
     Lane lane(width);
     bool used = false;
     for (const Span& span : timeline.spans) {
       if (span.stream != stream || span.rank != 0) continue;
-      lane.draw(span, column(span.start), column(span.end));
+      lane.draw(span, column_of(span.start, timeline, width), column_of(span.end, timeline, width));
       used = true;
     }
     if (used) text += fmt::format("  {:<{}}{}\n", to_string(stream), kLabel, lane.text());
   }
-  const std::size_t boundary = column(timeline.forward());
-  std::string phases(width, ' ');
-  const auto put = [&](std::size_t at, std::string_view word) {
-    if (at + word.size() <= width) phases.replace(at, word.size(), word);
-  };
-  put(0, "|forward");
-  if (boundary >= 8) put(boundary, "|backward");
-  const std::string end = fmt::format("{:.3f} ms|", milliseconds(makespan));
-  if (boundary + 9 + end.size() < width) put(width - end.size(), end);
-  return text + fmt::format("  {:<{}}{}\n", "", kLabel, phases);
+  return text + fmt::format("  {:<{}}{}\n", "", kLabel, phase_line(timeline, width));
 }
 
 std::size_t terminal_columns() {

@@ -28,7 +28,8 @@ class Best {
 
   // Both neighbours of a real-valued degree, and theirs: rounding may move it by one.
   void consider_around(double degree) {
-    if (!(degree < static_cast<double>(max_degree_) + 2)) return;  // NaN and infinity too
+    // False for NaN and infinities too: no such degree.
+    if (!(degree > 0 && degree < static_cast<double>(max_degree_) + 2)) return;
     const auto below = static_cast<std::int64_t>(std::floor(degree));
     for (std::int64_t near = below - 1; near <= below + 2; ++near) consider(near);
   }

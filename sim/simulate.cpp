@@ -156,7 +156,7 @@ class Run {
   const TaskGraph& graph_;
   const CostModel cost_;
   const Network network_;
-  const ProgressCallback& progress_;
+  const ProgressCallback progress_;
   const ClusterPlatform* platform_;
   const NodeFlows node_flows_;
   double origin_ = 0;

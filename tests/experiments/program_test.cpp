@@ -1,0 +1,252 @@
+// The program as scripts and people use it: its output's shape, and one clear line for bad input.
+#include "tests/support/program.hpp"
+
+#include <algorithm>
+#include <catch2/catch.hpp>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "models/files.hpp"
+#include "models/task_graph_io.hpp"
+#include "models/timeline_io.hpp"
+
+using namespace pipemoe;
+using namespace pipemoe::test;
+using Json = nlohmann::json;
+
+namespace {
+
+const std::string kLayer = "--layer experiments/layers/pipemoe-example.toml ";
+const std::string kCluster = "--cluster experiments/clusters/rtx2080ti-100gib-64.toml ";
+const std::string kInputs = kLayer + kCluster;
+
+Outcome run(const std::string& arguments) { return run_program(PIPEMOE_PROGRAM, arguments); }
+
+Json json_of(const std::string& arguments) {
+  const Outcome outcome = run(arguments);
+  INFO(arguments << "\n" << outcome.err);
+  REQUIRE(outcome.exit_code == 0);
+  return Json::parse(outcome.out);
+}
+
+std::set<std::string> keys(const Json& object) {
+  std::set<std::string> names;
+  for (const auto& [key, value] : object.items()) names.insert(key);
+  return names;
+}
+
+// Exit code 2, nothing on standard output, one line that holds every one of `parts`.
+void check_refused(const std::string& arguments, const std::vector<std::string>& parts) {
+  const Outcome outcome = run(arguments);
+  CAPTURE(arguments, outcome.err);
+  CHECK(outcome.exit_code == 2);
+  CHECK(outcome.out.empty());
+  CHECK(std::count(outcome.err.begin(), outcome.err.end(), '\n') == 1);
+  CHECK(outcome.err.starts_with("pipemoe: "));
+  for (const std::string& part : parts) CHECK_THAT(outcome.err, Catch::Contains(part));
+}
+
+std::string text_of(const std::string& file) {
+  return read_file(std::string(PIPEMOE_SOURCE_DIR) + "/" + file, "file");
+}
+
+std::string replaced(std::string text, const std::string& from, const std::string& to) {
+  const auto at = text.find(from);
+  REQUIRE(at != std::string::npos);
+  return text.replace(at, from.size(), to);
+}
+
+}  // namespace
+
+TEST_CASE("plan --json names degrees and times of both phases", "[program][plan]") {
+  const Json plan = json_of("plan --json " + kInputs);
+  for (const char* name : {"forward", "backward"}) {
+    const Json& phase = plan.at(name);
+    CHECK(keys(phase) == std::set<std::string>{"degree", "time_s", "by_degree"});
+    double best = 1e9;
+    for (const Json& one : phase["by_degree"]) {
+      CHECK(keys(one) == std::set<std::string>{"degree", "time_s"});
+      best = std::min(best, one["time_s"].get<double>());
+    }
+    CHECK(phase["time_s"] == best);
+    CHECK(phase["by_degree"][phase["degree"].get<std::size_t>() - 1]["time_s"] == best);
+  }
+  CHECK(plan["iteration_s"].get<double>() ==
+        Approx(plan["forward"]["time_s"].get<double>() + plan["backward"]["time_s"].get<double>()));
+  CHECK(keys(plan) == std::set<std::string>{"forward", "backward", "iteration_s", "provenance"});
+}
+
+TEST_CASE("plan explains its choice to a person", "[program][plan]") {
+  const Outcome outcome = run("plan " + kInputs);
+  CHECK(outcome.exit_code == 0);
+  for (const char* part : {"best", "bound by", "start-up", "overlap hides", "would take",
+                           "iteration:", "cost nothing here: activation, gate, permutation"}) {
+    CHECK_THAT(outcome.out, Catch::Contains(part));
+  }
+}
+
+TEST_CASE("simulate --json is a timeline whose parts add up", "[program][simulate]") {
+  for (const char* network : {"fitted", "node", "gpu"}) {
+    const std::string arguments = std::string("simulate --json --forward-degree 2 ") +
+                                  "--backward-degree 1 --network " + network + " " + kInputs;
+    const Outcome outcome = run(arguments);
+    REQUIRE(outcome.exit_code == 0);
+    const Json json = Json::parse(outcome.out);
+    CHECK(keys(json) == std::set<std::string>{"schema", "provenance", "makespan_s", "forward_s",
+                                              "backward_s", "spans"});
+    CHECK(json["makespan_s"].get<double>() ==
+          Approx(json["forward_s"].get<double>() + json["backward_s"].get<double>()));
+    CHECK(json["provenance"]["configuration"]["network"] == network);
+    CHECK(json["provenance"]["configuration"]["layer"]["model_dim"] == 4096);
+    const Timeline timeline = timeline_from_json(outcome.out, "simulate");
+    // 3 passes around the experts a phase, 2 and 1 chunks of three steps.
+    CHECK(timeline.spans.size() == 2 * 3 + 3 * 2 + 3 * 1);
+    CHECK(to_json(timeline) == outcome.out);
+  }
+}
+
+TEST_CASE("simulate takes the degrees that plan chooses when none are given",
+          "[program][simulate]") {
+  const Json plan = json_of("plan --json " + kInputs);
+  const Json simulated = json_of("simulate --json " + kInputs);
+  const Json& used = simulated["provenance"]["configuration"];
+  CHECK(used["forward_degree"] == plan["forward"]["degree"]);
+  CHECK(used["backward_degree"] == plan["backward"]["degree"]);
+}
+
+TEST_CASE("an override changes the result as the file would", "[program]") {
+  const TemporaryDirectory directory;
+  const std::string layer =
+      directory.file("layer.toml", replaced(text_of("experiments/layers/pipemoe-example.toml"),
+                                            "model_dim = 4096", "model_dim = 1024"));
+  const Json by_file = json_of("plan --json --layer " + layer + " " + kCluster);
+  const Json by_option = json_of("plan --json --set layer.model_dim=1024 " + kInputs);
+  CHECK(by_file["iteration_s"] == by_option["iteration_s"]);
+  const Json faster = json_of("plan --json --set cluster.fits.all_to_all.64.alpha_s=0 " + kInputs);
+  CHECK(faster["forward"]["time_s"] < json_of("plan --json " + kInputs)["forward"]["time_s"]);
+}
+
+TEST_CASE("every settable layer key is accepted", "[program]") {
+  for (const char* set :
+       {"layer.batch_size=4", "layer.sequence_length=512", "layer.tokens_per_rank=2048",
+        "layer.model_dim=512", "layer.hidden_dim=512", "layer.num_experts=128", "layer.top_k=1",
+        "layer.capacity_factor=1.2", "layer.capacity_factor=dropless", "layer.dtype=fp32",
+        "layer.activation=swiglu", "cluster.network.efficiency=0.9",
+        "cluster.network.nic_bytes_per_s=25e9"}) {
+    CAPTURE(set);
+    CHECK(run("simulate --network node --set " + std::string(set) + " " + kInputs).exit_code == 0);
+  }
+}
+
+TEST_CASE("graph prints JSON that simulate runs to the same makespan", "[program][graph]") {
+  const TemporaryDirectory directory;
+  const std::string degrees = "--forward-degree 3 --backward-degree 2 ";
+  const std::string graph =
+      directory.file("graph.json", run("graph --format json " + degrees + kInputs).out);
+  const Json from_graph = json_of("simulate --json --graph " + graph + " " + kCluster);
+  const Json from_layer = json_of("simulate --json " + degrees + kInputs);
+  CHECK(from_graph["makespan_s"] == from_layer["makespan_s"]);
+  CHECK(from_graph["spans"] == from_layer["spans"]);
+}
+
+TEST_CASE("graph prints DOT and GraphML", "[program][graph]") {
+  CHECK_THAT(run("graph --format dot " + kInputs).out, Catch::StartsWith("digraph"));
+  CHECK_THAT(run("graph --format graphml " + kInputs).out, Catch::Contains("<graphml"));
+}
+
+TEST_CASE("files written by simulate hold what it prints", "[program][simulate]") {
+  const TemporaryDirectory directory;
+  const std::string json = directory.path("t.json"), csv = directory.path("t.csv"),
+                    trace = directory.path("t.trace.json");
+  const Outcome outcome = run("simulate --json --output " + json + " --csv " + csv + " --trace " +
+                              trace + " " + kInputs);
+  CHECK(read_file(json, "timeline") == outcome.out);
+  const Timeline timeline = timeline_from_json(outcome.out, "simulate");
+  CHECK(read_file(csv, "table") == to_csv(timeline));
+  CHECK(read_file(trace, "trace") == to_chrome_trace({{timeline.provenance.made_by, &timeline}}));
+}
+
+TEST_CASE("every subcommand's help shows an example", "[program]") {
+  for (const char* command : {"plan", "simulate", "graph"}) {
+    const Outcome outcome = run(std::string(command) + " --help");
+    CHECK(outcome.exit_code == 0);
+    CHECK_THAT(outcome.out, Catch::Contains("Example:"));
+  }
+}
+
+TEST_CASE("an output that cannot be written is refused and leaves nothing", "[program][errors]") {
+  check_refused("simulate --trace /nonexistent/t.json " + kInputs,
+                {"/nonexistent/t.json", "cannot write"});
+  const TemporaryDirectory directory;
+  const std::string folder = directory.path("");
+  check_refused("simulate --trace " + folder + " " + kInputs, {folder});
+  CHECK(directory.is_empty());
+}
+
+TEST_CASE("files that cannot be used are refused", "[program][errors]") {
+  check_refused("plan --layer missing.toml " + kCluster, {"missing.toml", "cannot read"});
+  check_refused("plan --layer experiments " + kCluster, {"experiments", "cannot read"});
+  const TemporaryDirectory directory;
+  const std::string broken = directory.file("broken.toml", "name = \"x\"\nmodel_dim = = 3\n");
+  check_refused("plan --layer " + broken + " " + kCluster, {"broken.toml:2:"});
+}
+
+TEST_CASE("values that cannot be used are refused, with key, value and range",
+          "[program][errors]") {
+  const auto refused = [](const std::string& set, const std::vector<std::string>& parts) {
+    check_refused("plan --set " + set + " " + kInputs, parts);
+  };
+  refused("layer.model_dimm=3", {"model_dimm is an unknown key"});
+  refused("layer.model_dim=wide", {"model_dim is", "must be an integer"});
+  refused("layer.model_dim=4.5", {"model_dim is 4.5", "must be an integer"});
+  refused("layer.model_dim=0", {"model_dim is 0, must be 1.."});
+  refused("layer.hidden_dim=-8", {"hidden_dim is -8, must be 1.."});
+  refused("layer.model_dim=99999999999", {"model_dim is 99999999999, must be 1.."});
+  refused("layer.tokens_per_rank=9223372036854775807", {"tokens_per_rank", "must be 1.."});
+  refused("layer.top_k=65", {"top_k is 65, must be 1..num_experts (64)"});
+  refused("layer.num_experts=96", {"num_experts is 96, must be a multiple of the 64 ranks"});
+  refused("layer.capacity_factor=0", {"capacity_factor is 0"});
+  refused("layer.capacity_factor=nan", {"capacity_factor is nan"});
+  refused("layer.dtype=fp8", {"dtype is fp8, must be one of fp32, bf16, fp16"});
+  refused("layer.activation=tanh", {"activation is tanh"});
+  refused("layer.dtype=bf16", {"no gemm fit for bf16"});
+  refused("cluster.nodes=8", {"no all_to_all fit for 32 ranks (fitted: 64)"});
+  refused("cluster.network.efficiency=1.5", {"network.efficiency is 1.5"});
+  refused("cluster.fits.all_to_all.64.alpha_s=nan", {"alpha_s is nan"});
+  refused("cluster.fits.all_to_all.64.beta_s_per_byte=inf", {"beta_s_per_byte is inf"});
+  refused("cluster.not_modelled=[]", {"no activation fit, and not_modelled does not list it"});
+  refused("model_dim=3", {"must be layer.KEY=VALUE or cluster.KEY=VALUE"});
+}
+
+TEST_CASE("options that cannot be used are refused", "[program][errors]") {
+  check_refused("", {"subcommand"});
+  check_refused("fly", {"fly"});
+  check_refused("plan " + kLayer, {"--cluster"});
+  check_refused("plan " + kCluster, {"--layer"});
+  check_refused("plan --max-degree 0 " + kInputs, {"max degree"});
+  check_refused("simulate --forward-degree 257 " + kInputs,
+                {"pipeline degree is 257, must be 1..256"});
+  check_refused("simulate --backward-degree 0 " + kInputs, {"pipeline degree is 0"});
+  check_refused("simulate --schedule magic " + kInputs, {"magic", "sequential, pipemoe"});
+  check_refused("simulate --network packet " + kInputs, {"packet", "fitted, node, gpu"});
+  check_refused("simulate --schedule sequential --forward-degree 2 " + kInputs, {"sequential"});
+  check_refused("graph --format png " + kInputs, {"png", "json, dot, graphml"});
+}
+
+TEST_CASE("a graph that cannot run is refused", "[program][errors]") {
+  const TemporaryDirectory directory;
+  const std::string text = run("graph --forward-degree 1 --backward-degree 1 " + kInputs).out;
+  const auto refused = [&](const std::string& changed, const std::vector<std::string>& parts) {
+    check_refused("simulate --graph " + directory.file("graph.json", changed) + " " + kCluster,
+                  parts);
+  };
+  Json cyclic = Json::parse(text);
+  cyclic["dependencies"].push_back({"layer0.forward.combine.0", "layer0.forward.permute.0"});
+  refused(cyclic.dump(),
+          {"graph.json", "cycle", "layer0.forward.permute.0", "layer0.forward.dispatch.0",
+           "layer0.forward.expert.0", "layer0.forward.combine.0"});
+  Json unknown = Json::parse(text);
+  unknown["tasks"][0]["operation"] = "teleport";
+  refused(unknown.dump(), {"graph.json", "operation is teleport"});
+  refused(text.substr(0, text.size() / 2), {"graph.json"});
+}

@@ -1,0 +1,24 @@
+// A user's program against the installed package: plans a layer, simulates it, compares the two.
+#include <cmath>
+#include <cstdio>
+
+#include "models/config.hpp"
+#include "models/plan.hpp"
+#include "models/schedule.hpp"
+#include "sim/simulate.hpp"
+
+int main(int, char** argv) {
+  using namespace pipemoe;
+  const Cluster cluster = read_cluster(ConfigFile::load(argv[1], "cluster"));
+  const MoeLayer layer{.tokens_per_rank = 8192,
+                       .model_dim = 4096,
+                       .hidden_dim = 4096,
+                       .num_experts = 64,
+                       .top_k = 2};
+  const Plan plan = make_plan(layer, cluster, 2);
+  const TaskGraph graph = schedule("pipemoe", layer, cluster, plan.degrees());
+  const Timeline predicted = sim::simulate(graph, cluster);
+  const double planned = plan.iteration().count(), simulated = predicted.makespan().count();
+  std::printf("planned %.6f s, simulated %.6f s\n", planned, simulated);
+  return std::abs(planned / simulated - 1) < 1e-9 ? 0 : 1;
+}

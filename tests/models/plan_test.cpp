@@ -1,0 +1,104 @@
+#include "models/plan.hpp"
+
+#include <catch2/catch.hpp>
+
+#include "models/analytic.hpp"
+#include "models/error.hpp"
+#include "models/schedule.hpp"
+#include "tests/support/random_layers.hpp"
+
+using namespace pipemoe;
+using namespace pipemoe::test;
+
+namespace {
+
+// The same cost as tables of two points: a line again, so every choice must be the same.
+Cluster with_tables(Cluster cluster) {
+  const auto table_of = [](const auto& fit, double most) {
+    const auto& line = *fit.line();
+    return TimeTable{{{0.0, line.alpha}, {most, line.alpha + Seconds{line.beta.value * most}}}};
+  };
+  for (auto& [ranks, fit] : cluster.all_to_all) fit.model = table_of(fit, 1e10);
+  for (auto& [dtype, fit] : cluster.gemm) fit.model = table_of(fit, 1e14);
+  return cluster;
+}
+
+}  // namespace
+
+TEST_CASE("a plan lists every degree and chooses the fastest", "[models][plan]") {
+  const Plan plan = make_plan(shipped_layer("pipemoe-example"), authors_cluster(64));
+  for (const PhasePlan* phase : {&plan.forward, &plan.backward}) {
+    REQUIRE(phase->by_degree.size() == 32);
+    for (std::size_t i = 0; i < phase->by_degree.size(); ++i) {
+      CHECK(phase->by_degree[i].degree == static_cast<std::int64_t>(i) + 1);
+      CHECK(phase->by_degree[i].time >= phase->choice.time);
+    }
+  }
+  CHECK(plan.iteration() == plan.forward.choice.time + plan.backward.choice.time);
+}
+
+TEST_CASE("a plan never offers a degree that the layer cannot have", "[models][plan]") {
+  // 2 * 512 rows over 64 experts: a capacity of 16.
+  const MoeLayer layer{
+      .tokens_per_rank = 512, .model_dim = 8, .hidden_dim = 8, .num_experts = 64, .top_k = 2};
+  CHECK(make_plan(layer, authors_cluster(64)).forward.by_degree.size() == 16);
+  CHECK(make_plan(layer, authors_cluster(64), 5).forward.by_degree.size() == 5);
+  CHECK_THROWS_AS(make_plan(layer, authors_cluster(64), 0), InputError);
+}
+
+TEST_CASE("a plan from tables of a line equals the plan from the line", "[models][plan]") {
+  const Cluster lines = authors_cluster(64), tables = with_tables(lines);
+  for (const MoeLayer& layer : study_grid(64)) {
+    const Plan a = make_plan(layer, lines, 8), b = make_plan(layer, tables, 8);
+    REQUIRE(a.closed_form);
+    REQUIRE_FALSE(b.closed_form);
+    for (const std::int64_t degree : {1, 2, 4, 8}) {  // these divide every capacity of the grid
+      const auto at = static_cast<std::size_t>(degree) - 1;
+      REQUIRE(b.forward.by_degree[at].time.count() ==
+              Approx(a.forward.by_degree[at].time.count()).epsilon(1e-9));
+      REQUIRE(b.backward.by_degree[at].time.count() ==
+              Approx(a.backward.by_degree[at].time.count()).epsilon(1e-9));
+    }
+  }
+}
+
+TEST_CASE("the breakdown adds up to the phase's time", "[models][plan]") {
+  for (const MoeLayer& layer : study_grid(64)) {
+    const Plan plan = make_plan(layer, authors_cluster(64));
+    for (const PhasePlan* phase : {&plan.forward, &plan.backward}) {
+      const PhaseBreakdown& parts = phase->chosen;
+      // Nothing idles on both streams: compute, and the communication that shows.
+      const Seconds sum = parts.compute + parts.communication - parts.hidden;
+      REQUIRE(sum.count() == Approx(parts.time.count()).epsilon(1e-9));
+      REQUIRE(parts.startup > Seconds{});
+      REQUIRE(parts.startup < parts.time);
+      REQUIRE(phase->next.time >= parts.time);
+    }
+  }
+}
+
+TEST_CASE("the breakdown agrees with the schedule's timeline", "[models][plan]") {
+  const Cluster cluster = authors_cluster(64);
+  const MoeLayer layer = shipped_layer("pipemoe-example");
+  // Degree 2 divides the 256 slots: the chunks are equal, as in the closed form.
+  const Plan plan = make_plan(layer, cluster, 2);
+  REQUIRE(plan.forward.choice.degree == 2);
+  const Timeline timeline = analytic_timeline(schedule("pipemoe", layer, cluster, {2, 2}), cluster);
+  const Seconds hidden = plan.forward.chosen.hidden + plan.backward.chosen.hidden;
+  const Seconds communication =
+      plan.forward.chosen.communication + plan.backward.chosen.communication;
+  CHECK(timeline.communication().count() == Approx(communication.count()).epsilon(1e-9));
+  CHECK((timeline.communication() - timeline.exposed_communication()).count() ==
+        Approx(hidden.count()).epsilon(1e-9));
+}
+
+TEST_CASE("the binding term is the larger branch of the closed form", "[models][plan]") {
+  using Binding = PhaseBreakdown::Binding;
+  const Cluster cluster = authors_cluster(64);
+  MoeLayer layer = shipped_layer("pipemoe-example");
+  layer.hidden_dim = 256;  // hardly any computation
+  CHECK(make_plan(layer, cluster).forward.chosen.binding != Binding::Compute);
+  layer.hidden_dim = 65536;  // hardly any communication
+  CHECK(make_plan(layer, cluster).forward.chosen.binding == Binding::Compute);
+  CHECK(make_plan(layer, cluster, 1).forward.chosen.binding == Binding::Serial);
+}
