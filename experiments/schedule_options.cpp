@@ -1,12 +1,17 @@
 #include "experiments/schedule_options.hpp"
 
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
 #include "models/plan.hpp"
 #include "models/schedule.hpp"
 
 namespace pipemoe::program {
 
 void add_schedule_options(CLI::App& command, ScheduleOptions& options) {
-  command.add_option("--schedule", options.schedule, "pipemoe or sequential")
+  command
+      .add_option("--schedule", options.schedule,
+                  fmt::format("{}", fmt::join(schedule_names(), ", ")))
       ->capture_default_str();
   command.add_option("--forward-degree", options.forward_degree,
                      "Chunks of the forward pass [chosen as plan does]");
@@ -17,7 +22,7 @@ void add_schedule_options(CLI::App& command, ScheduleOptions& options) {
 TaskGraph make_schedule(const ScheduleOptions& options, const Inputs& inputs) {
   Degrees degrees{1, 1};
   const bool chosen = !options.forward_degree || !options.backward_degree;
-  if (chosen && options.schedule != "sequential") {
+  if (chosen && schedule_has_degrees(options.schedule)) {
     degrees = make_plan(inputs.layer, inputs.cluster).degrees();
   }
   degrees.forward_degree = options.forward_degree.value_or(degrees.forward_degree);

@@ -19,7 +19,7 @@ struct ScheduleOptions {
 
 void add_schedule_options(CLI::App& command, ScheduleOptions& options);
 
-/// Degrees that were not given are those that `plan` chooses (1 for schedule sequential).
+/// Degrees that were not given are those that `plan` chooses (1 where the schedule has none).
 TaskGraph make_schedule(const ScheduleOptions& options, const Inputs& inputs);
 
 }  // namespace pipemoe::program

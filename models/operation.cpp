@@ -50,6 +50,20 @@ TrafficMatrix TrafficMatrix::uniform(Bytes per_rank) {
   return matrix;
 }
 
+TrafficMatrix TrafficMatrix::between_groups(Bytes per_rank, std::int64_t group_size,
+                                            std::int64_t shift) {
+  if (group_size < 1 || shift < 0) {
+    throw InputError(
+        fmt::format("traffic between groups of {}, {} apart, must be of at least 1, "
+                    "at least 0 apart",
+                    group_size, shift));
+  }
+  TrafficMatrix matrix = uniform(per_rank);
+  matrix.group_size_ = group_size;
+  matrix.group_shift_ = shift;
+  return matrix;
+}
+
 TrafficMatrix TrafficMatrix::of_pairs(std::int64_t num_ranks, std::vector<Bytes> pairs) {
   const auto ranks = static_cast<std::size_t>(num_ranks);
   if (num_ranks < 1 || pairs.size() != ranks * ranks) {
@@ -76,6 +90,11 @@ TrafficMatrix TrafficMatrix::of_pairs(std::int64_t num_ranks, std::vector<Bytes>
 double TrafficMatrix::between(std::int64_t sender, std::int64_t receiver,
                               std::int64_t num_ranks) const {
   if (is_uniform()) return per_rank_.amount() / static_cast<double>(num_ranks);
+  if (group_size_ > 0) {
+    const std::int64_t groups = num_ranks / group_size_;
+    const bool meets = receiver / group_size_ == (sender / group_size_ + group_shift_) % groups;
+    return meets ? per_rank_.amount() / static_cast<double>(group_size_) : 0;
+  }
   return pairs_[static_cast<std::size_t>(sender * num_ranks + receiver)].amount();
 }
 

@@ -11,20 +11,28 @@
 
 namespace pipemoe {
 
-/// Bytes each rank sends to each rank in one all-to-all, its own part included. Uniform, or one
-/// number for each pair.
+/// Bytes each rank sends to each rank in one exchange, its own part included: the same to all, the
+/// same to all ranks of one group, or one number for each pair.
 class TrafficMatrix {
  public:
   TrafficMatrix() = default;
   /// Every rank sends `per_rank` bytes in all, to every rank (itself included) the same.
   static TrafficMatrix uniform(Bytes per_rank);
+  /// Ranks in groups of `group_size` neighbours: those of group g send `per_rank` bytes each,
+  /// evenly to the ranks of group g + shift (modulo the number of groups).
+  /// Throws InputError unless group_size >= 1 and shift >= 0.
+  static TrafficMatrix between_groups(Bytes per_rank, std::int64_t group_size, std::int64_t shift);
   /// `pairs` row-major by sender. Throws InputError unless it is num_ranks * num_ranks, none < 0.
   static TrafficMatrix of_pairs(std::int64_t num_ranks, std::vector<Bytes> pairs);
 
-  bool is_uniform() const { return pairs_.empty(); }
-  /// A uniform exchange's bytes per rank; of a matrix, the busiest sender's.
+  bool is_uniform() const { return pairs_.empty() && group_size_ == 0; }
+  /// Whether every rank sends and receives the same amount: all but a matrix of pairs.
+  bool is_balanced() const { return pairs_.empty(); }
+  /// A balanced exchange's bytes per rank; of a matrix, the busiest sender's.
   Bytes per_rank() const { return per_rank_; }
-  /// Bytes from `sender` to `receiver`; fractional where a uniform exchange does not divide.
+  std::int64_t group_size() const { return group_size_; }  ///< 0: not between groups
+  std::int64_t group_shift() const { return group_shift_; }
+  /// Bytes from `sender` to `receiver`; fractional where a balanced exchange does not divide.
   double between(std::int64_t sender, std::int64_t receiver, std::int64_t num_ranks) const;
   const std::vector<Bytes>& pairs() const { return pairs_; }
 
@@ -32,6 +40,8 @@ class TrafficMatrix {
 
  private:
   Bytes per_rank_;
+  std::int64_t group_size_ = 0;
+  std::int64_t group_shift_ = 0;
   std::vector<Bytes> pairs_;
 };
 

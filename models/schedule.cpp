@@ -5,7 +5,6 @@
 
 #include <array>
 #include <cmath>
-#include <utility>
 
 #include "models/error.hpp"
 #include "models/schedules/schedules.hpp"
@@ -13,14 +12,23 @@
 namespace pipemoe {
 namespace {
 
-constexpr std::array<std::pair<const char*, schedules::Policy>, 2> kPolicies{{
-    {"sequential", schedules::sequential},
-    {"pipemoe", schedules::pipemoe},
+struct Entry {
+  const char* name;
+  schedules::Policy policy;
+  bool has_degrees;
+};
+
+constexpr std::array<Entry, 5> kEntries{{
+    {"sequential", schedules::sequential, false},
+    {"fastermoe", schedules::fastermoe, false},
+    {"tutel", schedules::tutel, true},
+    {"pipemoe", schedules::pipemoe, true},
+    {"pipemoe-deferred", schedules::pipemoe_deferred, true},
 }};
 
-schedules::Policy policy(const std::string& name) {
-  for (const auto& [candidate, policy] : kPolicies) {
-    if (name == candidate) return policy;
+const Entry& entry(const std::string& name) {
+  for (const Entry& candidate : kEntries) {
+    if (name == candidate.name) return candidate;
   }
   throw InputError(
       fmt::format("schedule is {}, must be one of {}", name, fmt::join(schedule_names(), ", ")));
@@ -44,7 +52,7 @@ bool conserved(const WorkTotals& made, const WorkTotals& wanted) {
 
 TaskGraph schedule(const std::string& name, const MoeLayer& layer, const Cluster& cluster,
                    Degrees degrees) {
-  const schedules::Policy make = policy(name);
+  const schedules::Policy make = entry(name).policy;
   const std::int64_t ranks = cluster.num_ranks();
   check_fits_ranks(layer, ranks);
   TaskGraph graph = make(layer, cluster, degrees);
@@ -55,9 +63,11 @@ TaskGraph schedule(const std::string& name, const MoeLayer& layer, const Cluster
   return graph;
 }
 
+bool schedule_has_degrees(const std::string& name) { return entry(name).has_degrees; }
+
 std::vector<std::string> schedule_names() {
   std::vector<std::string> names;
-  for (const auto& [name, policy] : kPolicies) names.emplace_back(name);
+  for (const Entry& candidate : kEntries) names.emplace_back(candidate.name);
   return names;
 }
 

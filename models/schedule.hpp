@@ -16,6 +16,9 @@ namespace pipemoe {
 TaskGraph schedule(const std::string& name, const MoeLayer& layer, const Cluster& cluster,
                    Degrees degrees);
 
+/// Whether the schedule takes degrees other than 1. Throws InputError for an unknown schedule.
+bool schedule_has_degrees(const std::string& name);
+
 std::vector<std::string> schedule_names();
 
 }  // namespace pipemoe

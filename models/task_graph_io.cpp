@@ -30,8 +30,12 @@ struct WriteWork {
     json["traffic_bytes"] = unpermute.traffic.count;
   }
   void operator()(const AllToAll& exchange) const {
-    if (exchange.traffic.is_uniform()) {
-      json["bytes_per_rank"] = exchange.traffic.per_rank().count;
+    const TrafficMatrix& traffic = exchange.traffic;
+    if (traffic.is_balanced()) {
+      json["bytes_per_rank"] = traffic.per_rank().count;
+      if (traffic.is_uniform()) return;
+      json["group_size"] = traffic.group_size();
+      json["group_shift"] = traffic.group_shift();
       return;
     }
     json["bytes_by_pair"] = Json::array();
@@ -70,7 +74,12 @@ Bytes read_bytes(JsonObject& object, const char* key) {
 
 TrafficMatrix read_traffic(JsonObject& object, std::int64_t num_ranks) {
   if (!object.has("bytes_by_pair")) {
-    return TrafficMatrix::uniform(read_bytes(object, "bytes_per_rank"));
+    const Bytes bytes = read_bytes(object, "bytes_per_rank");
+    if (!object.has("group_size")) return TrafficMatrix::uniform(bytes);
+    const std::int64_t size = object.integer("group_size", 1, num_ranks);
+    if (num_ranks % size != 0) object.fail("group_size", "must divide the ranks");
+    return TrafficMatrix::between_groups(bytes, size,
+                                         object.integer("group_shift", 0, num_ranks / size - 1));
   }
   std::vector<Bytes> pairs;
   for (const auto& value : object.array("bytes_by_pair")) {

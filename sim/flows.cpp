@@ -16,7 +16,7 @@ class Traffic {
   std::int64_t ranks() const { return ranks_; }
   std::int64_t nodes() const { return ranks_ / gpus_per_node_; }
   std::int64_t node_of(std::int64_t rank) const { return rank / gpus_per_node_; }
-  bool is_uniform() const { return matrix_.is_uniform(); }
+  bool is_balanced() const { return matrix_.is_balanced(); }
 
   double between(std::int64_t sender, std::int64_t receiver) const {
     return matrix_.between(sender, receiver, ranks_);
@@ -92,12 +92,12 @@ std::vector<Flow> node_level_flows(const ClusterPlatform& platform, const Traffi
   const Traffic traffic(platform, matrix);
   std::vector<Flow> flows;
   add_between_nodes(flows, platform, traffic, how);
-  const std::int64_t distinct = traffic.is_uniform() ? 1 : traffic.ranks();
+  const std::int64_t distinct = traffic.is_balanced() ? 1 : traffic.ranks();
   for (std::int64_t rank = 0; rank < distinct; ++rank) {
     simgrid::s4u::Host* gpu = at(platform.gpus, rank);
     simgrid::s4u::Host* node = at(platform.nodes, traffic.node_of(rank));
     add(flows, {gpu, node, traffic.sent_by(rank)});
-    if (!traffic.is_uniform()) add(flows, {node, gpu, traffic.received_by(rank)});
+    if (!traffic.is_balanced()) add(flows, {node, gpu, traffic.received_by(rank)});
   }
   return flows;
 }

@@ -25,7 +25,7 @@ enum class NodeFlows {
 /// simulation's cost linear in the nodes. Otherwise Pairs.
 NodeFlows node_flows_for(const Cluster& cluster, bool all_uniform);
 
-/// Node to node, and each GPU through its own link (when uniform, one GPU stands for all).
+/// Node to node, and each GPU through its own link (when balanced, one GPU stands for all).
 std::vector<Flow> node_level_flows(const ClusterPlatform& platform, const TrafficMatrix& traffic,
                                    NodeFlows how);
 /// Every pair of GPUs.

@@ -53,6 +53,7 @@ class Run {
     World& world = World::instance();
     static const bool listening = listen();
     ensure(listening, "no completion callback");
+    activities_.reserve(2 * graph_.size());
     origin_ = s4u::Engine::get_clock();
     running_ = this;
     for (TaskId id = 0; id < graph_.size(); ++id) {

@@ -33,8 +33,12 @@ Task LayerTasks::unpermute(Phase phase) const {
 }
 
 Task LayerTasks::all_to_all(Purpose purpose, Phase phase, int chunk, std::int64_t rows) const {
-  const auto traffic = TrafficMatrix::uniform({rows * layer_.row_bytes().count});
-  return task(phase, chunk, Stream::InterNode, AllToAll{purpose, traffic});
+  return all_to_all(purpose, phase, chunk,
+                    TrafficMatrix::uniform({rows * layer_.row_bytes().count}));
+}
+
+Task LayerTasks::all_to_all(Purpose purpose, Phase phase, int chunk, TrafficMatrix traffic) const {
+  return task(phase, chunk, Stream::InterNode, AllToAll{purpose, std::move(traffic)});
 }
 
 Task LayerTasks::expert(Pass pass, int chunk, std::int64_t rows) const {

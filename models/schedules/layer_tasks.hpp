@@ -16,7 +16,9 @@ class LayerTasks {
   Task gate(Phase phase) const;
   Task permute(Phase phase) const;
   Task unpermute(Phase phase) const;
+  /// `rows` of each rank, uniformly between all ranks.
   Task all_to_all(Purpose purpose, Phase phase, int chunk, std::int64_t rows) const;
+  Task all_to_all(Purpose purpose, Phase phase, int chunk, TrafficMatrix traffic) const;
   Task expert(Pass pass, int chunk, std::int64_t rows) const;
 
  private:

@@ -11,6 +11,9 @@ namespace pipemoe::schedules {
 using Policy = TaskGraph (*)(const MoeLayer&, const Cluster&, Degrees);
 
 TaskGraph sequential(const MoeLayer& layer, const Cluster& cluster, Degrees degrees);
+TaskGraph fastermoe(const MoeLayer& layer, const Cluster& cluster, Degrees degrees);
+TaskGraph tutel(const MoeLayer& layer, const Cluster& cluster, Degrees degrees);
 TaskGraph pipemoe(const MoeLayer& layer, const Cluster& cluster, Degrees degrees);
+TaskGraph pipemoe_deferred(const MoeLayer& layer, const Cluster& cluster, Degrees degrees);
 
 }  // namespace pipemoe::schedules

@@ -1,0 +1,74 @@
+// PipeMoE with deferred weight gradients: backward, the second all-to-all of a chunk needs only its
+// input gradient, so weight gradients are tasks of their own that fill the gaps which communication
+// leaves on the compute stream. Their places depend on what the tasks cost on this cluster.
+#include <cstddef>
+
+#include "models/cost_model.hpp"
+#include "models/schedules/deferred_order.hpp"
+#include "models/schedules/pipelined_phase.hpp"
+#include "models/schedules/schedules.hpp"
+
+namespace pipemoe::schedules {
+namespace {
+
+// Tasks of the backward chunks, by chunk.
+struct ChunkTasks {
+  std::vector<TaskId> arrivals, input_gradients, weight_gradients, returns;
+};
+
+ChunkTasks add_chunks(TaskGraphBuilder& builder, const LayerTasks& tasks,
+                      const std::vector<std::int64_t>& rows, TaskId gradient) {
+  constexpr Phase kBackward = Phase::Backward;
+  ChunkTasks ids;
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    const int chunk = static_cast<int>(i);
+    ids.arrivals.push_back(
+        builder.add(tasks.all_to_all(Purpose::Combine, kBackward, chunk, rows[i])));
+    ids.input_gradients.push_back(builder.add(tasks.expert(Pass::InputGradient, chunk, rows[i])));
+    ids.weight_gradients.push_back(builder.add(tasks.expert(Pass::WeightGradient, chunk, rows[i])));
+    ids.returns.push_back(
+        builder.add(tasks.all_to_all(Purpose::Dispatch, kBackward, chunk, rows[i])));
+    builder.depend(gradient, ids.arrivals[i]);
+    builder.depend(ids.arrivals[i], ids.input_gradients[i]);
+    builder.depend(ids.input_gradients[i], ids.weight_gradients[i]);
+    builder.depend(ids.input_gradients[i], ids.returns[i]);
+  }
+  return ids;
+}
+
+std::vector<DeferredChunk> costs_of(const LayerTasks& tasks, const std::vector<std::int64_t>& rows,
+                                    const CostModel& cost) {
+  std::vector<DeferredChunk> chunks;
+  for (const std::int64_t chunk_rows : rows) {
+    chunks.push_back(
+        {cost(tasks.all_to_all(Purpose::Combine, Phase::Backward, 0, chunk_rows)).total(),
+         cost(tasks.expert(Pass::InputGradient, 0, chunk_rows)).total(),
+         cost(tasks.expert(Pass::WeightGradient, 0, chunk_rows)).total()});
+  }
+  return chunks;
+}
+
+}  // namespace
+
+TaskGraph pipemoe_deferred(const MoeLayer& layer, const Cluster& cluster, Degrees degrees) {
+  const LayerTasks tasks(layer, cluster.num_ranks());
+  TaskGraphBuilder builder("pipemoe-deferred", cluster.num_ranks());
+  const TaskId output =
+      append_forward(builder, tasks, {.rows = layer.chunk_rows(degrees.forward_degree)});
+  const TaskId gradient = append_after(builder, {output}, tasks.unpermute(Phase::Backward));
+
+  const std::vector<std::int64_t> rows = layer.chunk_rows(degrees.backward_degree);
+  const ChunkTasks ids = add_chunks(builder, tasks, rows, gradient);
+  for (const TaskId id : ids.arrivals) builder.enqueue(id);
+  for (const TaskId id : ids.returns) builder.enqueue(id);
+  for (const auto& step : deferred_order(costs_of(tasks, rows, CostModel(cluster)))) {
+    builder.enqueue(
+        (step.weight_gradient ? ids.weight_gradients : ids.input_gradients)[step.chunk]);
+  }
+  // Queued behind the weight gradients: it needs every chunk's return, they need nothing of it.
+  const TaskId input = append_after(builder, ids.returns, tasks.permute(Phase::Backward));
+  append_after(builder, {input}, tasks.gate(Phase::Backward));
+  return std::move(builder).build();
+}
+
+}  // namespace pipemoe::schedules
