@@ -8,5 +8,6 @@ namespace pipemoe::program {
 void add_plan_command(CLI::App& app);
 void add_simulate_command(CLI::App& app);
 void add_graph_command(CLI::App& app);
+void add_study_command(CLI::App& app);
 
 }  // namespace pipemoe::program

@@ -24,6 +24,7 @@ int run(int argc, char** argv) {
   pipemoe::program::add_plan_command(app);
   pipemoe::program::add_simulate_command(app);
   pipemoe::program::add_graph_command(app);
+  pipemoe::program::add_study_command(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& help) {  // --help and --version

@@ -24,6 +24,9 @@ TaskGraph make_schedule(const ScheduleOptions& options, const Inputs& inputs) {
   const bool chosen = !options.forward_degree || !options.backward_degree;
   if (chosen && schedule_has_degrees(options.schedule)) {
     degrees = make_plan(inputs.layer, inputs.cluster).degrees();
+    if (options.schedule == "pipemoe-deferred") {
+      degrees.backward_degree = choose_deferred_degree(inputs.layer, inputs.cluster).degree;
+    }
   }
   degrees.forward_degree = options.forward_degree.value_or(degrees.forward_degree);
   degrees.backward_degree = options.backward_degree.value_or(degrees.backward_degree);

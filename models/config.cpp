@@ -37,12 +37,13 @@ toml::table parse_toml(std::string_view text, const std::string& name) {
 // A value is TOML where it parses as such, else bare text: dtype=bf16 needs no quotes.
 toml::table parse_value(const std::string& value) {
   try {
-    return toml::parse("value = " + value);
+    toml::table parsed = toml::parse("value = " + value);
+    if (parsed.size() == 1) return parsed;
   } catch (const toml::parse_error&) {
-    toml::table bare;
-    bare.insert("value", value);
-    return bare;
   }
+  toml::table bare;
+  bare.insert("value", value);
+  return bare;
 }
 
 std::string describe(const NumberRange& range) {
@@ -74,6 +75,7 @@ void ConfigFile::apply(const Override& one) {
   const std::vector<std::string> parts = split_at_dots(one.key);
   const std::string option = fmt::format("--set {}.{}={}", kind_, one.key, one.value);
   if (parts.empty()) throw InputError(option + ": no key given");
+  if (one.key.back() == '.') throw InputError(option + ": the key ends in a dot");
   toml::table* table = &document_;
   for (std::size_t i = 0; i + 1 < parts.size(); ++i) {
     if (!table->contains(parts[i])) table->insert(parts[i], toml::table{});
@@ -190,6 +192,22 @@ std::vector<double> ConfigTable::numbers(const std::string& key) {
     }
     values.push_back(*value);
   }
+  return values;
+}
+
+bool ConfigTable::boolean(const std::string& key) {
+  const toml::node& found = node(key);
+  if (!found.is_boolean()) fail(key, fmt::format("is {}, must be true or false", shown(found)));
+  return *found.value<bool>();
+}
+
+std::string ConfigTable::toml(const std::string& key) { return shown(node(key)); }
+
+std::vector<std::string> ConfigTable::toml_items(const std::string& key) {
+  const toml::array* list = node(key).as_array();
+  if (list == nullptr) fail(key, "must be a list");
+  std::vector<std::string> values;
+  for (const toml::node& item : *list) values.push_back(shown(item));
   return values;
 }
 

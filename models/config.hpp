@@ -76,7 +76,11 @@ class ConfigTable {
   std::string text(const std::string& key);
   std::vector<std::string> texts(const std::string& key);
   std::vector<double> numbers(const std::string& key);
+  bool boolean(const std::string& key);
   ConfigTable table(const std::string& key);
+  /// A value, or each value of a list, as TOML text: what an Override takes.
+  std::string toml(const std::string& key);
+  std::vector<std::string> toml_items(const std::string& key);
 
   /// Throws InputError for a key that nothing has read.
   void finish() const;

@@ -88,7 +88,7 @@ std::vector<std::string> CostModel::check(const TaskGraph& graph) const {
     const auto* fit = std::get_if<Fit<Bytes>>(&cost);
     if (fit == nullptr) {
       free_passes.insert(kPassNames[pass]);
-    } else if (fit->extrapolates_at(traffic)) {
+    } else if (traffic.count > 0 && fit->extrapolates_at(traffic)) {
       notes.insert(range_note(kPassNames[pass], *fit, traffic));
     }
   };

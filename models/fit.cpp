@@ -55,7 +55,10 @@ LineFit fit_line(const std::vector<double>& amounts, const std::vector<double>& 
     sxy += dx * dy;
     syy += dy * dy;
   }
-  if (count < 2 || sxx == 0) throw InputError("fit: at least two different amounts are needed");
+  // Equal amounts need not have a mean that equals them.
+  const auto [least, most] = std::minmax_element(amounts.begin(), amounts.end());
+  if (count < 2 || *least == *most || sxx == 0)
+    throw InputError("fit: at least two different amounts are needed");
 
   LineFit fit;
   fit.beta_s_per_unit = sxy / sxx;

@@ -81,8 +81,8 @@ struct MoeLayer {
   /// Memory traffic of the activation function (both directions when `pass` is a backward one).
   Bytes activation_bytes(Pass pass, std::int64_t rows) const;
   /// Weights and gradients of the local experts plus the row buffers a training step keeps: eleven
-  /// model_dim wide and five hidden_dim wide (activations saved for backward, their gradients and
-  /// the layout copies around the experts). Optimizer state is not counted.
+  /// model_dim wide and five hidden_dim wide (seven for SwiGLU; activations saved for backward,
+  /// their gradients and the layout copies around the experts). Optimizer state is not counted.
   Bytes memory_per_rank(std::int64_t num_ranks) const;
 
   bool operator==(const MoeLayer&) const = default;

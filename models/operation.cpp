@@ -3,6 +3,7 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <limits>
 
 #include "models/error.hpp"
 #include "models/names.hpp"
@@ -78,6 +79,9 @@ TrafficMatrix TrafficMatrix::of_pairs(std::int64_t num_ranks, std::vector<Bytes>
       if (bytes.count < 0) {
         throw InputError(fmt::format("traffic from rank {} to {} is {}, must be at least 0", sender,
                                      receiver, bytes.count));
+      }
+      if (bytes.count > std::numeric_limits<std::int64_t>::max() - sent.count) {
+        throw InputError(fmt::format("traffic from rank {} exceeds 2^63 bytes", sender));
       }
       sent += bytes;
     }

@@ -34,12 +34,13 @@ Candidates closed_form_times(const MoeLayer& layer, const Cluster& cluster,
   return times;
 }
 
-Candidates graph_times(const MoeLayer& layer, const Cluster& cluster, std::int64_t max_degree) {
+Candidates graph_times(const std::string& schedule_name, const MoeLayer& layer,
+                       const Cluster& cluster, std::int64_t max_degree) {
   const CostModel cost(cluster);
   Candidates times;
   for (std::int64_t degree = 1; degree <= max_degree; ++degree) {
     const PhaseTimes phases =
-        analytic_times(schedule("pipemoe", layer, cluster, {degree, degree}), cost);
+        analytic_times(schedule(schedule_name, layer, cluster, {degree, degree}), cost);
     times.forward.push_back({degree, phases.forward});
     times.backward.push_back({degree, phases.backward});
   }
@@ -109,7 +110,7 @@ Plan make_plan(const MoeLayer& layer, const Cluster& cluster, std::int64_t max_d
   Plan plan;
   plan.closed_form = is_alpha_beta(layer, cluster);
   Candidates times = plan.closed_form ? closed_form_times(layer, cluster, largest)
-                                      : graph_times(layer, cluster, largest);
+                                      : graph_times("pipemoe", layer, cluster, largest);
   const auto choose = [&](Phase phase, const std::vector<DegreeChoice>& tried) {
     return plan.closed_form ? choose_degree(pipeline_cost(layer, cluster, phase), largest)
                             : fastest(tried);
@@ -120,6 +121,19 @@ Plan make_plan(const MoeLayer& layer, const Cluster& cluster, std::int64_t max_d
   plan.backward = phase_plan(layer, cluster, Phase::Backward, backward, std::move(times.backward));
   plan.notes = CostModel(cluster).check(schedule("pipemoe", layer, cluster, plan.degrees()));
   return plan;
+}
+
+Degrees choose_degrees_by_graph(const MoeLayer& layer, const Cluster& cluster,
+                                std::int64_t max_degree) {
+  const Candidates times =
+      graph_times("pipemoe", layer, cluster, std::min(max_degree, layer.slots()));
+  return {fastest(times.forward).degree, fastest(times.backward).degree};
+}
+
+DegreeChoice choose_deferred_degree(const MoeLayer& layer, const Cluster& cluster,
+                                    std::int64_t max_degree) {
+  const std::int64_t largest = std::min(max_degree, layer.slots());
+  return fastest(graph_times("pipemoe-deferred", layer, cluster, largest).backward);
 }
 
 }  // namespace pipemoe

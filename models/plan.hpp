@@ -52,4 +52,14 @@ struct Plan {
 Plan make_plan(const MoeLayer& layer, const Cluster& cluster,
                std::int64_t max_degree = kDefaultMaxDegree);
 
+/// The best degrees of schedule pipemoe by its task graphs' analytic times, chunks of whole slots
+/// included: slower than the closed form and a little better where the slots do not divide.
+Degrees choose_degrees_by_graph(const MoeLayer& layer, const Cluster& cluster,
+                                std::int64_t max_degree = kDefaultMaxDegree);
+
+/// The backward degree of schedule pipemoe-deferred, the smallest among equals: every degree's
+/// task graph is evaluated, since where its weight gradients go depends on the degree.
+DegreeChoice choose_deferred_degree(const MoeLayer& layer, const Cluster& cluster,
+                                    std::int64_t max_degree = kDefaultMaxDegree);
+
 }  // namespace pipemoe

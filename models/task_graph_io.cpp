@@ -221,7 +221,7 @@ std::string to_json(const TaskGraph& graph) {
 TaskGraph task_graph_from_json(std::string_view text, const std::string& origin) {
   try {
     return read_graph(Json::parse(text));
-  } catch (const nlohmann::json::parse_error& error) {
+  } catch (const nlohmann::json::exception& error) {
     throw InputError(fmt::format("{}: {}", origin, error.what()));
   } catch (const InputError& error) {
     throw InputError(fmt::format("{}: {}", origin, error.what()));

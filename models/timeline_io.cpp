@@ -32,6 +32,7 @@ Provenance read_provenance(const Json& json) {
   from.commit = object.text("commit");
   from.host = object.text("host");
   from.made_by = object.text("made_by");
+  if (!object.member("versions").is_object()) object.fail("versions", "must be an object");
   for (const auto& [name, version] : object.member("versions").items()) {
     if (!version.is_string()) object.fail("versions", "must hold texts");
     from.versions[name] = version.get<std::string>();
@@ -69,6 +70,9 @@ Span read_span(const Json& json) {
   span.rank = static_cast<int>(object.integer("rank", 0, kMaxIndex));
   span.start = Seconds{object.number("start_s")};
   span.end = Seconds{object.number("end_s")};
+  if (span.start < Seconds{} || span.end < span.start) {
+    object.fail("end_s", "must not be before start_s, nor start_s before 0");
+  }
   if (object.text("task") != span.task.name()) object.fail("task", "must be " + span.task.name());
   object.finish();
   return span;
@@ -118,7 +122,7 @@ std::string to_json(const Timeline& timeline) {
 Timeline timeline_from_json(std::string_view text, const std::string& origin) {
   try {
     return read_timeline(Json::parse(text));
-  } catch (const nlohmann::json::parse_error& error) {
+  } catch (const nlohmann::json::exception& error) {
     throw InputError(fmt::format("{}: {}", origin, error.what()));
   } catch (const InputError& error) {
     throw InputError(fmt::format("{}: {}", origin, error.what()));

@@ -5,9 +5,6 @@ Needs Debian's python3-matplotlib. Bad input: one line on standard error, exit s
 """
 
 import argparse
-import io
-import json
-import math
 import os
 import sys
 from dataclasses import dataclass
@@ -16,25 +13,20 @@ import style  # before matplotlib: it sets how that one behaves
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
+from page import (GAP, LEFT, MARGIN, RIGHT, ROW_POINTS, SMALL_ROW, TEXT_ROW, TITLE_ROW, WIDTH, Page,
+                  Unit, tidy)
+from results import (SUFFIXES, InputError, check_schema, cluster_words, exit_status, member,
+                     parse_json, phrases, printable, read, rendered, said_of, section, write_all)
 
 SCHEMA = "pipemoe.timeline/1"
-SUFFIXES = ("png", "svg")
 LONGEST_S = 1e9
 LARGEST_INDEX = 100_000_000
 
 # Inches.
-WIDTH = 10.0
-LEFT, RIGHT = 0.95, 0.22  # beside the lanes
-TITLE_ROW, TEXT_ROW, SMALL_ROW = 0.22, 0.165, 0.125
-PHASE_ROW, TICK_ROW, LEGEND_ROW, GAP = 0.28, 0.26, 0.16, 0.08
-LANE, MARGIN = 0.42, 0.12
+PHASE_ROW, TICK_ROW, LEGEND_ROW = 0.28, 0.26, 0.16
+LANE = 0.42
 
 BAR = 0.80  # of a lane's height
-LANE_POINTS = (WIDTH - LEFT - RIGHT) * 72
-
-
-class InputError(Exception):
-    """What the user gave cannot be used; the message names it and says why."""
 
 
 # Reading.
@@ -72,18 +64,10 @@ class Timeline:
         return sorted({span.rank for span in self.spans})
 
 
-def member(record: object, name: str, *kinds: type):
-    """record[name]; throws InputError when that is not there or of none of these kinds."""
-    value = record.get(name) if isinstance(record, dict) else None
-    if not isinstance(value, kinds) or isinstance(value, bool):
-        raise InputError(f"not a timeline: {name} is missing or malformed")
-    return value
-
-
 def known(record: dict, name: str, names) -> str:
     value = member(record, name, str)
     if value not in names:
-        raise InputError(f"not a timeline: {name} is {printable(value)}, must be one of "
+        raise InputError(f"{name} is {printable(value)}, must be one of "
                          + ", ".join(names))
     return value
 
@@ -91,7 +75,7 @@ def known(record: dict, name: str, names) -> str:
 def index(record: dict, name: str) -> int:
     value = member(record, name, int)
     if not 0 <= value <= LARGEST_INDEX:
-        raise InputError(f"not a timeline: {name} must be 0..{LARGEST_INDEX}")
+        raise InputError(f"{name} must be 0..{LARGEST_INDEX}")
     return value
 
 
@@ -104,7 +88,7 @@ def read_span(record: object) -> Span:
                 start=member(record, "start_s", int, float),
                 end=member(record, "end_s", int, float))
     if not 0 <= span.start <= span.end < LONGEST_S:  # not-a-number fails it too
-        raise InputError("not a timeline: spans must have 0 <= start_s <= end_s < 1e9")
+        raise InputError("spans must have 0 <= start_s <= end_s < 1e9")
     return span
 
 
@@ -112,20 +96,17 @@ def read_provenance(record: object) -> dict:
     for name in ("program", "commit", "made_by"):
         member(record, name, str)
     if not all(isinstance(note, str) for note in member(record, "notes", list)):
-        raise InputError("not a timeline: notes must hold texts")
+        raise InputError("notes must hold texts")
     return record
 
 
 def read_timeline(text: bytes) -> Timeline:
     """Throws InputError unless `text` is the JSON of a timeline in which something takes time."""
-    try:
-        root = json.loads(text)
-    except (ValueError, RecursionError):
-        raise InputError("not a timeline: it is no JSON") from None
-    if member(root, "schema", str) != SCHEMA:
-        raise InputError(f"not a timeline: schema must be {SCHEMA}")
-    timeline = Timeline(read_provenance(root.get("provenance")),
-                        [read_span(record) for record in member(root, "spans", list)])
+    with said_of("not a timeline"):
+        root = parse_json(text)
+        check_schema(root, SCHEMA)
+        timeline = Timeline(read_provenance(root.get("provenance")),
+                            [read_span(record) for record in member(root, "spans", list)])
     if not any(span.end > span.start for span in timeline.spans):
         raise InputError("nothing to draw: no task takes time")
     return timeline
@@ -133,37 +114,11 @@ def read_timeline(text: bytes) -> Timeline:
 
 def load(path: str) -> Timeline:
     """The timeline in a file, or on standard input when `path` is "-"."""
-    origin = "standard input" if path == "-" else path
-    try:
-        if path == "-":
-            return read_timeline(sys.stdin.buffer.read())
-        with open(path, "rb") as file:
-            return read_timeline(file.read())
-    except OSError as error:
-        raise InputError(f"{origin}: cannot read: {error.strerror}") from None
-    except InputError as error:
-        raise InputError(f"{origin}: {error}") from None
+    with said_of("standard input" if path == "-" else path):
+        return read_timeline(read(path))
 
 
 # Words. The configuration is shown as far as it is there: measured timelines may have another.
-
-
-def printable(value: object) -> str:
-    """One line; what would break it, or an SVG, becomes a space."""
-    value = f"{value:g}" if isinstance(value, float) else value
-    return " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())
-
-
-def section(configuration: object, name: str) -> dict:
-    """A table of the configuration; empty when that has none of this name."""
-    value = configuration.get(name) if isinstance(configuration, dict) else None
-    return value if isinstance(value, dict) else {}
-
-
-def phrases(table: dict, *templates: tuple[str, str]) -> list[str]:
-    """Each template, filled with the value of its key, where there is such a value."""
-    return [template.format(printable(table[key])) for key, template in templates
-            if table.get(key) not in (None, 0)]
 
 
 def title(configuration: object) -> str:
@@ -185,12 +140,6 @@ def layer_line(layer: dict) -> str:
     return ", ".join(filter(None, tokens + sizes + capacity + kind))
 
 
-def cluster_words(cluster: dict) -> str:
-    machines = phrases(cluster, ("nodes", "{} nodes"), ("gpus_per_node", "{} GPUs"))
-    gpu = phrases(section(cluster, "gpu"), ("name", "{}"))
-    return ", ".join(filter(None, [" × ".join(machines), *gpu]))
-
-
 def run_line(configuration: object) -> str:
     run = configuration if isinstance(configuration, dict) else {}
     degrees = phrases(run, ("forward_degree", "{} forward"), ("backward_degree", "{} backward"))
@@ -208,63 +157,19 @@ def small_print(timeline: Timeline, rank: int) -> str:
     return "  ·  ".join(filter(None, map(printable, parts + made["notes"])))
 
 
-@dataclass(frozen=True)
-class Unit:
-    """A unit of time in which `makespan` reads well."""
-
-    name: str
-    seconds: float
-
-    @staticmethod
-    def of(makespan: float) -> "Unit":
-        if makespan >= 10:
-            return Unit("s", 1.0)
-        return Unit("ms", 1e-3) if makespan >= 1e-3 else Unit("µs", 1e-6)
-
-    def text(self, seconds: float) -> str:
-        """Four significant digits and the unit."""
-        value = seconds / self.seconds
-        digits = 3 - math.floor(math.log10(value)) if value > 0 else 0
-        return f"{value:.{min(max(digits, 0), 9)}f} {self.name}"
-
-
 # Drawing.
-
-
-class Page:
-    """A figure that is filled from the top in rows; positions in inches."""
-
-    def __init__(self, height: float):
-        self.figure = Figure(figsize=(WIDTH, height), facecolor=style.WHITE)
-        self.height = height
-        self.below = height - MARGIN  # the top edge of what is still free
-
-    def take(self, row: float) -> float:
-        """Takes a row; its bottom edge as a share of the height."""
-        self.below -= row
-        return self.below / self.height
-
-    def line(self, row: float, text: str, size: float, **options) -> None:
-        """A row of text at the left edge of the lanes."""
-        options = {"x": LEFT / WIDTH, "s": text, "fontsize": size, "va": "bottom"} | options
-        self.figure.text(y=self.take(row), **options)
-
-    def axes(self, row: float):
-        """A row of axes as wide as the lanes."""
-        share = [LEFT / WIDTH, self.take(row), 1 - (LEFT + RIGHT) / WIDTH, row / self.height]
-        return self.figure.add_axes(share)
 
 
 def draw_header(page: Page, timeline: Timeline, lines: list[str], unit: Unit) -> None:
     makespan = "makespan " + unit.text(timeline.makespan())
-    room = LANE_POINTS - style.text_width(makespan, style.TITLE, "bold") - 20
+    room = ROW_POINTS - style.text_width(makespan, style.TITLE, "bold") - 20
     heading = title(timeline.provenance.get("configuration"))
     page.line(TITLE_ROW, style.shortened(heading, style.TITLE, room, "bold"), style.TITLE,
               weight="bold")
     page.figure.text(1 - RIGHT / WIDTH, page.below / page.height, makespan, ha="right",
                      va="bottom", fontsize=style.TITLE, weight="bold")
     for line in lines:
-        page.line(TEXT_ROW, style.shortened(line, style.TEXT, LANE_POINTS), style.TEXT,
+        page.line(TEXT_ROW, style.shortened(line, style.TEXT, ROW_POINTS), style.TEXT,
                   color=style.QUIET)
 
 
@@ -272,7 +177,7 @@ def draw_phases(axes, timeline: Timeline, unit: Unit) -> None:
     """The extent of each phase, named and timed as far as there is room."""
     forward, makespan = timeline.forward(), timeline.makespan()
     for name, start, end in (("forward", 0.0, forward), ("backward", forward, makespan)):
-        room = (end - start) / makespan * LANE_POINTS - 20
+        room = (end - start) / makespan * ROW_POINTS - 20
         texts = [f"{name} {unit.text(end - start)}", name] if end > start else []
         axes.plot([start, end], [0.42, 0.42], color=style.RULE, linewidth=0.7, zorder=1)
         for text in texts:
@@ -322,7 +227,7 @@ def draw_lanes(axes, timeline: Timeline, spans: list[Span], lanes: list[str]) ->
     for lane in range(len(lanes)):
         axes.barh(lane, makespan, BAR, color=style.GROUND, linewidth=0, zorder=0)
     for (stream, _, operation), group in groups.items():
-        draw_bars(axes, operation, lanes.index(stream), group, LANE_POINTS / makespan)
+        draw_bars(axes, operation, lanes.index(stream), group, ROW_POINTS / makespan)
     if 0 < forward < makespan:
         for width, colour in ((2.2, style.WHITE), (1.0, style.INK)):
             axes.axvline(forward, color=colour, linewidth=width, zorder=3)
@@ -335,11 +240,8 @@ def draw_time_axis(axes, makespan: float, unit: Unit) -> None:
     ticks = MaxNLocator(nbins=9, steps=[1, 2, 2.5, 5, 10]).tick_values(0, makespan / unit.seconds)
     ticks = [tick for tick in ticks if 0 <= tick * unit.seconds <= makespan]
     axes.set_xticks([tick * unit.seconds for tick in ticks], [f"{tick:g}" for tick in ticks])
-    axes.tick_params(axis="x", length=3, width=0.7, color=style.RULE, labelcolor=style.QUIET, pad=2)
+    tidy(axes, "bottom")
     axes.tick_params(axis="y", length=0, pad=9, labelcolor=style.INK)
-    for side in ("left", "top", "right"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set(color=style.RULE, linewidth=0.7)
     axes.annotate(f"time ({unit.name})", (0, 0), (-9, -5), xycoords="axes fraction",
                   textcoords="offset points", ha="right", va="top", color=style.QUIET)
 
@@ -349,9 +251,7 @@ def draw_legend(page: Page, spans: list[Span]) -> None:
     handles = [Patch(facecolor=look.colour, edgecolor=style.INK, linewidth=0.6, hatch=look.hatch,
                      label=look.label)
                for operation, look in style.OPERATIONS.items() if operation in present]
-    page.figure.legend(handles=handles, ncol=len(handles), loc="lower left", frameon=False,
-                       bbox_to_anchor=(LEFT / WIDTH, page.take(LEGEND_ROW)), borderaxespad=0,
-                       borderpad=0, handlelength=1.6, handletextpad=0.5, columnspacing=1.5)
+    page.legend(LEGEND_ROW, handles)
 
 
 def draw(timeline: Timeline, rank: int) -> Figure:
@@ -362,7 +262,7 @@ def draw(timeline: Timeline, rank: int) -> Figure:
     configuration = timeline.provenance.get("configuration")
     lines = list(filter(None, [layer_line(section(configuration, "layer")),
                                run_line(configuration)]))
-    footer = style.wrapped(small_print(timeline, rank), style.SMALL, LANE_POINTS, most_lines=4)
+    footer = style.wrapped(small_print(timeline, rank), style.SMALL, ROW_POINTS, most_lines=4)
     unit = Unit.of(timeline.makespan())
 
     page = Page(2 * MARGIN + TITLE_ROW + TEXT_ROW * len(lines) + PHASE_ROW + LANE * len(lanes)
@@ -390,34 +290,6 @@ def suffix_of(path: str) -> str:
     return suffix
 
 
-def rendered(figure: Figure, suffix: str) -> bytes:
-    picture = io.BytesIO()
-    figure.savefig(picture, **style.save_options(suffix))
-    return picture.getvalue()
-
-
-def write_all(pictures: dict[str, bytes]) -> None:
-    """Writes every file, none of them half. Throws InputError when one cannot be written; the
-    others are then as they were, unless it is the last step, a rename, that failed."""
-    staged: list[tuple[str, str]] = []
-    path = ""
-    try:
-        for path, picture in pictures.items():
-            if os.path.isdir(path):
-                raise IsADirectoryError(None, "Is a directory")
-            staged.append((f"{path}.tmp{os.getpid()}", path))
-            with open(staged[-1][0], "wb") as file:
-                file.write(picture)
-        for temporary, path in staged:
-            os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot write: {error.strerror}") from None
-    finally:
-        for temporary, _ in staged:
-            if os.path.exists(temporary):
-                os.remove(temporary)
-
-
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="timeline.py", description="Draw one timeline.")
     parser.add_argument("timeline", metavar="FILE",
@@ -442,12 +314,7 @@ def run(options: argparse.Namespace) -> None:
 
 def main(arguments: list[str]) -> int:
     """The exit status: 0, or 2 after one line on standard error."""
-    try:
-        run(parse(arguments))
-    except InputError as error:
-        print(f"timeline.py: {printable(error)}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status("timeline.py", lambda: run(parse(arguments)))
 
 
 if __name__ == "__main__":

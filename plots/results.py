@@ -1,0 +1,131 @@
+"""What the programs of this folder share: reading results and saying what is wrong with them,
+writing pictures whole or not at all.
+"""
+
+import contextlib
+import io
+import json
+import os
+import sys
+
+import style  # before matplotlib: it sets how that one behaves
+from matplotlib.figure import Figure
+
+SUFFIXES = ("png", "svg")
+
+
+class InputError(Exception):
+    """What the user gave cannot be used; the message names it and says why."""
+
+
+@contextlib.contextmanager
+def said_of(origin: str):
+    """Puts `origin` before the message of an InputError that is thrown within."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{origin}: {error}") from None
+
+
+# Reading.
+
+
+def read(path: str) -> bytes:
+    """The content of a file, or of standard input when `path` is "-"."""
+    try:
+        if path == "-":
+            return sys.stdin.buffer.read()
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise InputError(f"cannot read: {error.strerror}") from None
+
+
+def parse_json(text: bytes) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise InputError("it is no JSON") from None
+
+
+def member(record: object, name: str, *kinds: type):
+    """record[name]; throws InputError when that is not there or of none of these kinds."""
+    value = record.get(name) if isinstance(record, dict) else None
+    if not isinstance(value, kinds) or isinstance(value, bool):
+        raise InputError(f"{name} is missing or malformed")
+    return value
+
+
+def check_schema(record: object, schema: str) -> None:
+    if member(record, "schema", str) != schema:
+        raise InputError(f"schema must be {schema}")
+
+
+def section(record: object, name: str) -> dict:
+    """A table within a table; empty when there is none of this name."""
+    value = record.get(name) if isinstance(record, dict) else None
+    return value if isinstance(value, dict) else {}
+
+
+# Words.
+
+
+def printable(value: object) -> str:
+    """One line; what would break it, or an SVG, becomes a space."""
+    value = f"{value:g}" if isinstance(value, float) else value
+    return " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())
+
+
+def phrases(table: dict, *templates: tuple[str, str]) -> list[str]:
+    """Each template, filled with the value of its key, where there is such a value."""
+    return [template.format(printable(table[key])) for key, template in templates
+            if table.get(key) not in (None, 0)]
+
+
+def cluster_words(cluster: dict) -> str:
+    """A cluster profile's machines and GPU, as far as it names them."""
+    machines = phrases(cluster, ("nodes", "{} nodes"), ("gpus_per_node", "{} GPUs"))
+    gpu = phrases(section(cluster, "gpu"), ("name", "{}"))
+    return ", ".join(filter(None, [" × ".join(machines), *gpu]))
+
+
+# Writing.
+
+
+def rendered(figure: Figure, suffix: str) -> bytes:
+    """The picture as a PNG or an SVG; equal figures give equal bytes."""
+    picture = io.BytesIO()
+    figure.savefig(picture, **style.save_options(suffix))
+    return picture.getvalue()
+
+
+def write_all(pictures: dict[str, bytes]) -> None:
+    """Writes every file, none of them half. Throws InputError when one cannot be written; the
+    others are then as they were, unless it is the last step, a rename, that failed."""
+    staged: list[tuple[str, str]] = []
+    path = ""
+    try:
+        for path, picture in pictures.items():
+            if os.path.isdir(path):
+                raise IsADirectoryError(None, "Is a directory")
+            staged.append((f"{path}.tmp{os.getpid()}", path))
+            with open(staged[-1][0], "wb") as file:
+                file.write(picture)
+        for temporary, path in staged:
+            os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot write: {error.strerror}") from None
+    finally:
+        for temporary, _ in staged:
+            if os.path.exists(temporary):
+                os.remove(temporary)
+
+
+def exit_status(program: str, run, *arguments) -> int:
+    """Of `run(*arguments)`: 0, or 2 after one line on standard error when it throws InputError."""
+    try:
+        run(*arguments)
+    except InputError as error:
+        print(f"{program}: {printable(error)}", file=sys.stderr)
+        return 2
+    return 0

@@ -1,0 +1,266 @@
+"""The result folder of `pipemoe study`: points.csv, <cluster>-degrees.csv and summary.json."""
+
+import copy
+import csv
+import io
+import math
+import os
+from dataclasses import dataclass
+
+import style
+from results import (InputError, check_schema, member, parse_json, printable, read, said_of,
+                     section)
+
+SCHEMA = "pipemoe.study/1"
+FIXED_DEGREES = (1, 2, 4, 8)
+EQUAL = 1 + 1e-9  # times within it are one time, as the study itself holds
+MISSES = ("", "uneven chunks", "link physics", "uneven chunks and link physics")
+LARGEST = 1e15
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase of one layer: simulated seconds by degree, ascending; holds chosen and best."""
+
+    chosen: int
+    best: int
+    miss: str  # one of MISSES
+    times: dict[int, float]
+
+    def regret(self) -> float:
+        return self.times[self.chosen] / self.times[self.best] - 1
+
+    def equals_of_best(self) -> list[int]:
+        """The degrees as fast as the best."""
+        return [degree for degree, time in self.times.items()
+                if time <= self.times[self.best] * EQUAL]
+
+    def largest_is_best(self) -> bool:
+        return max(self.times) in self.equals_of_best()
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer on the cluster; seconds are of one iteration."""
+
+    point: int
+    values: dict[str, str]  # of the grid's keys
+    tokens: int
+    model_dim: int
+    hidden_dim: int
+    phases: dict[str, Phase]
+    iteration_s: float
+    deferred_s: float  # with deferred weight gradients; 0 when not studied
+    others_s: dict[str, float]  # of other schedules, by name
+
+    def best_s(self) -> float:
+        return sum(phase.times[phase.best] for phase in self.phases.values())
+
+    def regret(self) -> float:
+        return self.iteration_s / self.best_s() - 1
+
+    def fixed_regret(self, *degrees: int) -> float | None:
+        """With the fastest of these degrees, one for both phases; None when none was tried."""
+        times = [sum(phase.times[degree] for phase in self.phases.values()) for degree in degrees
+                 if all(degree in phase.times for phase in self.phases.values())]
+        return min(times) / self.best_s() - 1 if times else None
+
+
+@dataclass(frozen=True)
+class Study:
+    """One cluster's layers, at least one, and where the results come from."""
+
+    name: str
+    note: str
+    network: str
+    program: str
+    commit: str
+    file: dict  # the study file
+    cluster: dict  # the profile as used, but for what the grid sets; names the cluster
+    ranks: int
+    layers: list[Layer]
+    failed: int  # layers without a result
+
+    def grid(self, key: str) -> list:
+        """The values of a layer's key in the study file's grid; empty when it is none."""
+        values = section(section(self.file, "grid"), "layer").get(key)
+        return values if isinstance(values, list) else []
+
+    def setting(self, key: str):
+        """What the study file sets for all layers; None when it does not."""
+        return section(self.file, "layer").get(key)
+
+
+# CSV.
+
+
+def read_rows(path: str) -> list[dict[str, str]]:
+    with said_of(path):
+        try:
+            rows = list(csv.DictReader(io.StringIO(read(path).decode(), newline=""), strict=True))
+        except (ValueError, csv.Error):
+            raise InputError("it is no CSV") from None
+        for line, row in enumerate(rows, start=2):
+            if None in row or None in row.values():
+                raise InputError(f"row {line}: it has not as many cells as the first row")
+        return rows
+
+
+def cell(row: dict[str, str], name: str) -> str:
+    if name not in row:
+        raise InputError(f"there is no column {name}")
+    return row[name]
+
+
+def number(row: dict[str, str], name: str, least: float = 0) -> float:
+    text = cell(row, name)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not least <= value < LARGEST:  # not-a-number fails it too
+        raise InputError(f"{name} is {printable(text) or 'empty'}, must be a number of at least "
+                         f"{least:g}")
+    return value
+
+
+def seconds(row: dict[str, str], name: str) -> float:
+    value = number(row, name)
+    if value == 0:
+        raise InputError(f"{name} is 0, must take time")
+    return value
+
+
+def count(row: dict[str, str], name: str, least: int = 1) -> int:
+    value = number(row, name, least)
+    if value != int(value):
+        raise InputError(f"{name} is {printable(row[name])}, must be an integer")
+    return int(value)
+
+
+# Points and degrees.
+
+
+def read_degrees(path: str) -> dict[int, dict[str, dict[int, float]]]:
+    """Seconds by point, phase and degree."""
+    times: dict[int, dict[str, dict[int, float]]] = {}
+    for line, row in enumerate(read_rows(path), start=2):
+        with said_of(f"{path}: row {line}"):
+            of_point = times.setdefault(count(row, "point", 0), {name: {} for name in style.PHASES})
+            for name in style.PHASES:
+                of_point[name][count(row, "degree")] = seconds(row, f"{name}_s")
+    return times
+
+
+def read_phase(row: dict[str, str], name: str, times: dict[int, float]) -> Phase:
+    phase = Phase(count(row, f"{name}_chosen_degree"), count(row, f"{name}_best_degree"),
+                  cell(row, f"{name}_miss"), dict(sorted(times.items())))
+    if phase.miss not in MISSES:
+        raise InputError(f"{name}_miss is {printable(phase.miss)}, must be empty or one of "
+                         + ", ".join(MISSES[1:]))
+    for degree in (phase.chosen, phase.best):
+        if degree not in times:
+            raise InputError(f"{name} degree {degree} is not among the degrees of its point")
+    return phase
+
+
+def other_schedules(columns: list[str]) -> list[str]:
+    """The names of the schedules that follow ours."""
+    columns = columns[columns.index("deferred_iteration_s") + 1:]
+    return [name[:-2] for name in columns if name.endswith("_s")]
+
+
+def read_layer(row: dict[str, str], study_file: dict, degrees: dict) -> Layer:
+    point = count(row, "point", 0)
+    fixed = {key: str(value) for key, value in section(study_file, "layer").items()}
+    grid = section(study_file, "grid")
+    keys = [key for kind in ("layer", "cluster") for key in section(grid, kind)]
+    times = degrees.get(point, {name: {} for name in style.PHASES})
+    deferred = number(row, "deferred_iteration_s")
+    return Layer(point=point, values={key: cell(row, key) for key in keys},
+                 tokens=count(row, "tokens_per_rank"),
+                 model_dim=count(fixed | row, "model_dim"),
+                 hidden_dim=count(fixed | row, "hidden_dim"),
+                 phases={name: read_phase(row, name, times[name]) for name in style.PHASES},
+                 iteration_s=seconds(row, "iteration_s"), deferred_s=deferred,
+                 others_s={name: seconds(row, f"{name}_s") for name in other_schedules(list(row))
+                           if row[f"{name}_s"]})
+
+
+def read_layers(folder: str, cluster: str, study_file: dict) -> tuple[list[Layer], int, int]:
+    """The cluster's layers, how many more have failed, and the number of ranks."""
+    path = os.path.join(folder, "points.csv")
+    degrees = read_degrees(os.path.join(folder, f"{cluster}-degrees.csv"))
+    layers, failed, ranks = [], 0, 0
+    for line, row in enumerate(read_rows(path), start=2):
+        with said_of(f"{path}: row {line}"):
+            if cell(row, "cluster") != cluster:
+                continue
+            ranks = count(row, "ranks")
+            if cell(row, "error"):
+                failed += 1
+            else:
+                layers.append(read_layer(row, study_file, degrees))
+    if not layers:
+        raise InputError(f"{path}: cluster {cluster} has no layer with a result")
+    return layers, failed, ranks
+
+
+# The summary.
+
+
+def overridden(profile: dict, settings: dict) -> dict:
+    """The profile with these values at their dotted keys."""
+    profile = copy.deepcopy(profile)
+    for key, value in settings.items():
+        *path, last = key.split(".")
+        table = profile
+        for name in path:
+            table = table[name] if isinstance(table.get(name), dict) else table.setdefault(name, {})
+        table[last] = value
+    return profile
+
+
+def read_profile(configuration: dict, cluster: str) -> dict:
+    """The profile of this cluster as the study changed it; its name alone when it is not there."""
+    changes = section(section(configuration, "study"), "cluster")
+    for profile in configuration.values():
+        if isinstance(profile, dict) and profile.get("name") == cluster and "fits" in profile:
+            return overridden(profile, changes)
+    return {"name": cluster}
+
+
+def read_summary(folder: str) -> dict:
+    """Throws InputError unless it has the members that read_study takes for granted."""
+    path = os.path.join(folder, "summary.json")
+    with said_of(path):
+        summary = parse_json(read(path))
+        check_schema(summary, SCHEMA)
+        for name in ("study", "note", "network"):
+            member(summary, name, str)
+        made = member(summary, "provenance", dict)
+        member(made, "program", str)
+        member(made, "commit", str)
+        member(member(made, "configuration", dict), "study", dict)
+        if not member(summary, "clusters", list):
+            raise InputError("clusters is empty")
+        for cluster in summary["clusters"]:
+            member(cluster, "cluster", str)
+    return summary
+
+
+def read_study(folder: str, cluster: str | None) -> Study:
+    """The results on a cluster, the summary's first by default. Throws InputError."""
+    summary = read_summary(folder)
+    names = [record["cluster"] for record in summary["clusters"]]
+    cluster = names[0] if cluster is None else cluster
+    if cluster not in names:
+        raise InputError(f"{folder}: there is no cluster {cluster}, only " + ", ".join(names))
+    made = summary["provenance"]
+    file = made["configuration"]["study"]
+    layers, failed, ranks = read_layers(folder, cluster, file)
+    return Study(name=printable(summary["study"]), note=printable(summary["note"]),
+                 network=printable(summary["network"]), program=printable(made["program"]),
+                 commit=printable(made["commit"]), file=file,
+                 cluster=read_profile(made["configuration"], cluster), ranks=ranks, layers=layers,
+                 failed=failed)
