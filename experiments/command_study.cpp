@@ -109,8 +109,11 @@ void run(const StudyOptions& options) {
   const auto missing = missing_points(study, shard, before);
   run_missing(study, options, missing, header);
   const auto results = read_journals(options.output, header);
+  std::size_t failed = 0;
   for (const auto& [index, result] : results) {
-    if (!result.error.empty()) fmt::print(stderr, "point {}: {}\n", index, result.error);
+    if (result.error.empty()) continue;
+    fmt::print(stderr, "point {}: {}\n", index, result.error);
+    ++failed;
   }
   if (results.size() < study.points.size()) {
     fmt::print("{} of {} points done; the other shards write the tables when they end\n",
@@ -119,6 +122,10 @@ void run(const StudyOptions& options) {
   }
   write_tables(study, results, options.output);
   fmt::print("{}", summary_text(study, summarise(study, results)));
+  if (failed > 0) {
+    throw RunError(fmt::format("{} of {} points failed; the tables hold the others", failed,
+                               study.points.size()));
+  }
 }
 
 }  // namespace

@@ -12,7 +12,9 @@ from study_results import FIXED_DEGREES, Layer, Study
 from study_sheet import percent, sheet
 
 PUBLISHED = (1.05, 1.77)  # the paper: 5 % to 77 %
-RATIO_TICKS = (0.2, 0.5, 0.8, 1, 1.1, 1.2, 1.5, 2, 3, 5, 10, 20, 50)
+RATIO_TICKS = (1, 1.05, 1.1, 1.15, 1.2, 1.25, 1.3, 1.4, 1.5, 1.6, 1.75, 2, 2.5, 3, 4, 5, 7, 10, 20,
+               50, 0.9, 0.8, 0.5, 0.2)  # the first first, as far as there is room
+TICK_ROOM = 24  # points
 
 # Inches.
 LANE, AXIS_ROW, HEAD_ROW = 0.50, 0.42, 0.24
@@ -132,13 +134,25 @@ def draw_row_words(axes, lane: int, one: Comparison, layers: int) -> None:
                       weight=weights[column], **place)
 
 
-def set_ratio_axis(axes, ratios: list[float]) -> None:
-    """Logarithmic, from below 1 to beyond the greatest ratio and the published ones."""
+def ratio_ticks(least: float, greatest: float, points: float) -> list[float]:
+    """As many as have room on a logarithmic axis that is so many points long."""
+    points_per_e = points / math.log(greatest / least)
+    ticks: list[float] = []
+    for tick in RATIO_TICKS:
+        away = [abs(math.log(tick / other)) * points_per_e for other in ticks]
+        if least <= tick <= greatest and all(far >= TICK_ROOM for far in away):
+            ticks.append(tick)
+    return ticks
+
+
+def set_ratio_axis(axes, ratios: list[float], points: float) -> None:
+    """Logarithmic, from below 1 to beyond the greatest ratio and the published ones; the axis is
+    so many points long."""
     least, greatest = min(*ratios, 1.0), max(*ratios, PUBLISHED[1])
     margin = (greatest / least)**0.03
     axes.set_xscale("log")
     axes.set_xlim(least / margin, greatest * margin)
-    ticks = [tick for tick in RATIO_TICKS if least / margin <= tick <= greatest * margin]
+    ticks = ratio_ticks(least / margin, greatest * margin, points)
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.set_yticks([])
@@ -161,7 +175,7 @@ def draw_speedup(study: Study) -> Figure | None:
     page.take(HEAD_ROW)
     height, width = LANE * len(shown), ROW_WIDTH - LABELS - TABLE
     axes = page.panel(LABELS, width, height, page.take(height))
-    set_ratio_axis(axes, [ratio for one in shown for ratio in one.ratios])
+    set_ratio_axis(axes, [ratio for one in shown for ratio in one.ratios], width * 72)
     axes.set_ylim(len(shown) - 0.5, -0.5)
     for lane, one in enumerate(shown):
         axes.axhline(lane + 0.5, color=style.RULE, linewidth=0.5, zorder=0)
@@ -212,16 +226,16 @@ def draw_table(page: Page, rules_shown: list[Rule], bottom: float) -> None:
     axes.set(xlim=(0, width), ylim=(CURVES, 0))  # inches
     axes.axis("off")
     columns = [width - 0.05 - 0.46 * place for place in (2, 1, 0)]
-    options = {"ha": "right", "va": "center_baseline"}
+    options = {"ha": "right", "va": "baseline"}
     for x, name in zip(columns, ("mean", "p95", "max")):
-        axes.text(x, 0.08, f"{name} %", color=style.QUIET, **options)
+        axes.text(x, 0.12, f"{name} %", color=style.QUIET, **options)
     for place, rule in enumerate(rules_shown):
         y = 0.34 + 0.23 * place
         axes.plot([0, 0.42], [y, y], color=rule.colour, linewidth=1.6, dashes=rule.dashes)
-        axes.text(0.52, y, rule.label, va="center_baseline")
+        axes.text(0.52, y + 0.04, rule.label, va="baseline")
         mean = sum(rule.regrets) / len(rule.regrets)
         for x, value in zip(columns, (mean, quantile(rule.regrets, 0.95), rule.regrets[-1])):
-            axes.text(x, y, f"{value:.2f}", **options)
+            axes.text(x, y + 0.04, f"{value:.2f}", **options)
 
 
 def draw_curves(axes, rules_shown: list[Rule]) -> None:
@@ -246,7 +260,7 @@ def draw_curves(axes, rules_shown: list[Rule]) -> None:
 def draw_regret(study: Study) -> Figure:
     """The cumulative distribution of the iteration's regret for each rule."""
     shown = rules(study)
-    best = sum(regret <= 1e-7 for regret in shown[0].regrets) / len(shown[0].regrets)
+    best = sum(regret == 0 for regret in shown[0].regrets) / len(shown[0].regrets)
     page = sheet(study, f"{study.name}: what a rule for the degrees loses, {len(study.layers)} "
                         f"layers on {study.cluster['name']}",
                  "Regret: an iteration's time over that with the best degrees of both phases, "

@@ -18,22 +18,32 @@ MISSES = ("", "uneven chunks", "link physics", "uneven chunks and link physics")
 LARGEST = 1e15
 
 
+def loss(time: float, best: float) -> float:
+    """What `time` is over `best`, minus 1; 0 for one time that was summed in two ways."""
+    return time / best - 1 if time > best * EQUAL else 0.0
+
+
+def fastest(times: dict[int, float]) -> list[int]:
+    """The degrees of the least time, ascending as `times` is."""
+    least = min(times.values())
+    return [degree for degree, time in times.items() if time <= least * EQUAL]
+
+
 @dataclass(frozen=True)
 class Phase:
     """One phase of one layer: simulated seconds by degree, ascending; holds chosen and best."""
 
     chosen: int
-    best: int
+    best: int  # of the fastest degrees the smallest; the study's own may be another of them
     miss: str  # one of MISSES
     times: dict[int, float]
 
     def regret(self) -> float:
-        return self.times[self.chosen] / self.times[self.best] - 1
+        return loss(self.times[self.chosen], self.times[self.best])
 
     def equals_of_best(self) -> list[int]:
-        """The degrees as fast as the best."""
-        return [degree for degree, time in self.times.items()
-                if time <= self.times[self.best] * EQUAL]
+        """The degrees as fast as the best, itself among them."""
+        return fastest(self.times)
 
     def largest_is_best(self) -> bool:
         return max(self.times) in self.equals_of_best()
@@ -57,13 +67,13 @@ class Layer:
         return sum(phase.times[phase.best] for phase in self.phases.values())
 
     def regret(self) -> float:
-        return self.iteration_s / self.best_s() - 1
+        return loss(self.iteration_s, self.best_s())
 
     def fixed_regret(self, *degrees: int) -> float | None:
         """With the fastest of these degrees, one for both phases; None when none was tried."""
         times = [sum(phase.times[degree] for phase in self.phases.values()) for degree in degrees
                  if all(degree in phase.times for phase in self.phases.values())]
-        return min(times) / self.best_s() - 1 if times else None
+        return loss(min(times), self.best_s()) if times else None
 
 
 @dataclass(frozen=True)
@@ -153,15 +163,18 @@ def read_degrees(path: str) -> dict[int, dict[str, dict[int, float]]]:
 
 
 def read_phase(row: dict[str, str], name: str, times: dict[int, float]) -> Phase:
-    phase = Phase(count(row, f"{name}_chosen_degree"), count(row, f"{name}_best_degree"),
-                  cell(row, f"{name}_miss"), dict(sorted(times.items())))
-    if phase.miss not in MISSES:
-        raise InputError(f"{name}_miss is {printable(phase.miss)}, must be empty or one of "
-                         + ", ".join(MISSES[1:]))
-    for degree in (phase.chosen, phase.best):
+    chosen, best = (count(row, f"{name}_{which}_degree") for which in ("chosen", "best"))
+    for degree in (chosen, best):
         if degree not in times:
             raise InputError(f"{name} degree {degree} is not among the degrees of its point")
-    return phase
+    times = dict(sorted(times.items()))
+    if best not in fastest(times):
+        raise InputError(f"{name}_best_degree is {best}, but degree {fastest(times)[0]} is faster")
+    miss = cell(row, f"{name}_miss")
+    if miss not in MISSES:
+        raise InputError(f"{name}_miss is {printable(miss)}, must be empty or one of "
+                         + ", ".join(MISSES[1:]))
+    return Phase(chosen, fastest(times)[0], miss, times)
 
 
 def other_schedules(columns: list[str]) -> list[str]:

@@ -5,7 +5,7 @@ from page import (GAP, MARGIN, ROW_POINTS, SMALL_ROW, TEXT_ROW, TITLE_ROW, Page)
 from results import cluster_words
 from study_results import Layer, Study
 
-LINES = 3  # of text at most under a heading
+LINES = 4  # of text at most under a heading
 FOOTER_GAP = 0.14
 
 

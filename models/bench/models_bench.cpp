@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "models/analytic.hpp"
+#include "models/bench/statistics.hpp"
 #include "models/cluster.hpp"
 #include "models/config.hpp"
 #include "models/degree.hpp"
@@ -42,7 +43,7 @@ void DegreeChoice_512(benchmark::State& state) {
   }
   state.SetItemsProcessed(state.iterations());
 }
-BENCHMARK(DegreeChoice_512);
+BENCHMARK(DegreeChoice_512)->Apply(bench::repeat);
 
 void GraphBuilding_mixed_degrees(benchmark::State& state) {
   const Cluster cluster = cluster64();
@@ -54,7 +55,7 @@ void GraphBuilding_mixed_degrees(benchmark::State& state) {
   }
   state.SetItemsProcessed(state.iterations());
 }
-BENCHMARK(GraphBuilding_mixed_degrees);
+BENCHMARK(GraphBuilding_mixed_degrees)->Apply(bench::repeat);
 
 void AnalyticSchedule_mixed_degrees(benchmark::State& state) {
   const Cluster cluster = cluster64();
@@ -70,6 +71,6 @@ void AnalyticSchedule_mixed_degrees(benchmark::State& state) {
   }
   state.SetItemsProcessed(state.iterations());
 }
-BENCHMARK(AnalyticSchedule_mixed_degrees);
+BENCHMARK(AnalyticSchedule_mixed_degrees)->Apply(bench::repeat);
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <array>
 #include <vector>
 
+#include "models/bench/statistics.hpp"
 #include "models/config.hpp"
 #include "models/schedule.hpp"
 #include "sim/platform.hpp"
@@ -55,12 +56,27 @@ void Fitted_mixed_degrees(benchmark::State& state) {
   simulate_layers(state, Network::Fitted, state.range(0),
                   {kMixedDegrees.begin(), kMixedDegrees.end()});
 }
-BENCHMARK(Fitted_mixed_degrees)->ArgName("gpus")->Arg(64)->Arg(1024)->Arg(4096);
+BENCHMARK(Fitted_mixed_degrees)
+    ->ArgName("gpus")
+    ->Arg(64)
+    ->Arg(1024)
+    ->Arg(4096)
+    ->Apply(bench::repeat);
+
+void Fitted_64_gpus(benchmark::State& state) {
+  simulate_layers(state, Network::Fitted, 64, {state.range(0)});
+}
+BENCHMARK(Fitted_64_gpus)->ArgName("degree")->Arg(1)->Arg(2)->Arg(4)->Arg(8)->Apply(bench::repeat);
+
+void Node_64_gpus(benchmark::State& state) {
+  simulate_layers(state, Network::Node, 64, {state.range(0)});
+}
+BENCHMARK(Node_64_gpus)->ArgName("degree")->Arg(1)->Arg(2)->Arg(4)->Arg(8)->Apply(bench::repeat);
 
 void Node_degree_4(benchmark::State& state) {
   simulate_layers(state, Network::Node, state.range(0), {4});
 }
-BENCHMARK(Node_degree_4)->ArgName("gpus")->Arg(64)->Arg(1024)->Arg(4096);
+BENCHMARK(Node_degree_4)->ArgName("gpus")->Arg(1024)->Arg(4096)->Apply(bench::repeat);
 
 /// The same exchange given as a matrix: a flow for every pair of nodes.
 void Node_pairs_degree_4(benchmark::State& state) {
@@ -85,10 +101,10 @@ void Node_pairs_degree_4(benchmark::State& state) {
   }
   state.SetItemsProcessed(state.iterations());
 }
-BENCHMARK(Node_pairs_degree_4);
+BENCHMARK(Node_pairs_degree_4)->Apply(bench::repeat);
 
 void Gpu_degree_1(benchmark::State& state) { simulate_layers(state, Network::Gpu, 64, {1}); }
-BENCHMARK(Gpu_degree_1)->Unit(benchmark::kMillisecond);
+BENCHMARK(Gpu_degree_1)->Unit(benchmark::kMillisecond)->Apply(bench::repeat);
 
 void PlatformBuilding(benchmark::State& state) {
   const Cluster cluster = cluster_of(state.range(0));
@@ -99,7 +115,8 @@ BENCHMARK(PlatformBuilding)
     ->Arg(64)
     ->Arg(1024)
     ->Arg(4096)
-    ->Iterations(5)
-    ->Unit(benchmark::kMillisecond);
+    ->Iterations(3)
+    ->Unit(benchmark::kMillisecond)
+    ->Apply(bench::repeat);
 
 }  // namespace

@@ -227,7 +227,8 @@ TEST_CASE("options that cannot be used are refused", "[program][errors]") {
   check_refused("simulate --forward-degree 257 " + kInputs,
                 {"pipeline degree is 257, must be 1..256"});
   check_refused("simulate --backward-degree 0 " + kInputs, {"pipeline degree is 0"});
-  check_refused("simulate --schedule magic " + kInputs, {"magic", "sequential, fastermoe, tutel, pipemoe"});
+  check_refused("simulate --schedule magic " + kInputs,
+                {"magic", "sequential, fastermoe, tutel, pipemoe"});
   check_refused("simulate --network packet " + kInputs, {"packet", "fitted, node, gpu"});
   check_refused("simulate --schedule sequential --forward-degree 2 " + kInputs, {"sequential"});
   check_refused("graph --format png " + kInputs, {"png", "json, dot, graphml"});

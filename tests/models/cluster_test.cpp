@@ -212,7 +212,8 @@ TEST_CASE("a fat tree has leaves and an oversubscription", "[models][cluster]") 
                     Equals("c.toml: network.topology is torus, must be star or fat_tree"));
 }
 
-TEST_CASE("links have a positive bandwidth and an efficiency above 0 and at most 1", "[models][cluster]") {
+TEST_CASE("links have a positive bandwidth and an efficiency above 0 and at most 1",
+          "[models][cluster]") {
   for (const char* link : {"gpu", "network"}) {
     const std::string efficiency = std::string(link) + ".efficiency";
     for (const char* value : {"0", "-0.5", "1.01", "nan", "inf"}) {

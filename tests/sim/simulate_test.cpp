@@ -189,6 +189,20 @@ TEST_CASE("traffic inside a node uses the GPUs' links only", "[sim][skew]") {
   }
 }
 
+TEST_CASE("an exchange between groups uses the NICs unless it stays in the node", "[sim][groups]") {
+  // Each rank sends 400 bytes to the two ranks of one node. In its own node: 200 cross its link,
+  // 0.2 s at 1000 B/s. To another node: 2 * 400 leave each NIC, 8 s at 100 B/s.
+  for (const Network level : {Network::Node, Network::Gpu}) {
+    CAPTURE(sim::to_string(level));
+    const auto time = [&](std::int64_t shift) {
+      return transfer_time(TrafficMatrix::between_groups({400}, 2, shift), toy_cluster(3), level);
+    };
+    CHECK(time(0).count() == Approx(0.2).epsilon(1e-9));
+    CHECK(time(1).count() == Approx(8).epsilon(1e-9));
+    CHECK(time(2).count() == Approx(8).epsilon(1e-9));
+  }
+}
+
 TEST_CASE("an oversubscribed fat tree is as slow as its uplinks", "[sim][fat_tree]") {
   // 4 nodes in 2 leaves; 8 ranks send 80 bytes each to each rank (640 in all). Out of a leaf go
   // 4 ranks * 4 ranks * 80 = 1280 bytes. An uplink is 2 * 100 / 4 = 50 B/s: 25.6 s. Not
