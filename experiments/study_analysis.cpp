@@ -11,6 +11,9 @@
 namespace pipemoe::program {
 namespace {
 
+// Simulated times that differ by less are equal: which is smaller is rounding.
+constexpr double kEqualTimes = 1 + 1e-9;
+
 // Times by degree of one phase of one schedule.
 using Times = std::map<std::int64_t, double>;
 
@@ -49,15 +52,14 @@ void add_fixed_degrees(const PointResult& result, PointOutcome& outcome) {
 }
 
 void add_others(const PointResult& result, PointOutcome& outcome) {
-  double adaptive = 0;
   for (const PointRun& run : result.runs) {
     if (run.schedule.starts_with("pipemoe")) continue;
     const bool is_tutel = run.schedule == "tutel";
-    const std::string name = is_tutel ? fmt::format("tutel-{}", run.degree) : run.schedule;
-    outcome.others_s[name] = run.iteration_s();
-    if (is_tutel && (adaptive == 0 || run.iteration_s() < adaptive)) adaptive = run.iteration_s();
+    outcome.others[is_tutel ? fmt::format("tutel-{}", run.degree) : run.schedule] = run;
+    if (!is_tutel) continue;
+    const auto adaptive = outcome.others.try_emplace("tutel-adaptive", run).first;
+    if (run.iteration_s() < adaptive->second.iteration_s()) adaptive->second = run;
   }
-  if (adaptive > 0) outcome.others_s["tutel-adaptive"] = adaptive;
 }
 
 double share(std::size_t count, std::size_t all) {
@@ -89,12 +91,14 @@ StudySummary summary_of(const std::string& cluster, std::size_t failed,
       share_of([](const auto& one) { return one.forward.is_best() && one.backward.is_best(); });
   summary.within_1_percent = share_of([](const auto& one) { return one.regret() <= 0.01; });
   std::vector<double> regrets, gains;
-  Samples fixed, speedups;
+  Samples fixed, speedups, forward, backward;
   for (const PointOutcome& one : outcomes) {
     regrets.push_back(one.regret());
     for (const auto& [name, regret] : one.fixed_regret) fixed[name].push_back(regret);
-    for (const auto& [name, time] : one.others_s) {
-      speedups[name].push_back(time / one.iteration_s());
+    for (const auto& [name, run] : one.others) {
+      speedups[name].push_back(run.iteration_s() / one.iteration_s());
+      forward[name].push_back(run.forward_s / one.forward.chosen_s);
+      backward[name].push_back(run.backward_s / one.backward.chosen_s);
     }
     if (one.deferred.best_s > 0) {
       gains.push_back(one.iteration_s() / one.deferred_iteration_s() - 1);
@@ -103,6 +107,8 @@ StudySummary summary_of(const std::string& cluster, std::size_t failed,
   summary.regret = distribution_of(regrets);
   summary.fixed_regret = distributions_of(fixed);
   summary.speedup = distributions_of(speedups);
+  summary.forward_speedup = distributions_of(forward);
+  summary.backward_speedup = distributions_of(backward);
   if (!gains.empty()) {
     summary.deferred_gain = distribution_of(gains);
     summary.deferred_best = share_of([](const auto& one) { return one.deferred.is_best(); });
@@ -111,6 +117,8 @@ StudySummary summary_of(const std::string& cluster, std::size_t failed,
 }
 
 }  // namespace
+
+bool PhaseOutcome::is_best() const { return chosen_s <= best_s * kEqualTimes; }
 
 std::string PhaseOutcome::miss() const {
   if (is_best()) return "";

@@ -13,7 +13,7 @@ namespace pipemoe::program {
 /// A degree chosen from the cost model against the best one of the simulated truth.
 struct PhaseOutcome {
   std::int64_t chosen = 0;
-  std::int64_t best = 0;  ///< the smallest of the fastest
+  std::int64_t best = 0;  ///< the smallest of the equally fast
   double chosen_s = 0;
   double best_s = 0;
 
@@ -23,14 +23,15 @@ struct PhaseOutcome {
   /// Why the choice misses; empty when it is as fast as the best.
   std::string miss() const;
   /// As fast as the best: equal times of other degrees count.
-  bool is_best() const { return chosen_s <= best_s * (1 + 1e-9); }
+  bool is_best() const;
 };
 
 struct PointOutcome {
   PhaseOutcome forward;
   PhaseOutcome backward;
   PhaseOutcome deferred;  ///< backward of pipemoe-deferred; times 0 when not studied
-  std::map<std::string, double> others_s;  ///< iteration: sequential, tutel-4, tutel-adaptive, ..
+  /// Other schedules by name: sequential, tutel-4, tutel-adaptive (the fastest of Tutel's), ..
+  std::map<std::string, PointRun> others;
   /// Regret of an iteration at a fixed degree for both phases: always-1, -2, -4 (and best-of-1248).
   std::map<std::string, double> fixed_regret;
 
@@ -58,8 +59,9 @@ struct StudySummary {
   double within_1_percent = 0;                                ///< of iterations
   Distribution regret;
   std::map<std::string, Distribution> fixed_regret;
-  std::map<std::string, Distribution> speedup;  ///< other's iteration over ours, by schedule
-  Distribution deferred_gain;                   ///< ours over deferred's, minus 1
+  // Another schedule's time over ours.
+  std::map<std::string, Distribution> speedup, forward_speedup, backward_speedup;
+  Distribution deferred_gain;  ///< ours over deferred's, minus 1
   double deferred_best = 0;
 };
 

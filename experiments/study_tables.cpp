@@ -26,7 +26,7 @@ std::vector<std::string> other_names(const std::map<std::size_t, PointResult>& r
   std::set<std::string> names;
   for (const auto& [index, result] : results) {
     if (!result.error.empty()) continue;
-    for (const auto& [name, time] : outcome_of(result).others_s) names.insert(name);
+    for (const auto& [name, run] : outcome_of(result).others) names.insert(name);
   }
   return {names.begin(), names.end()};
 }
@@ -65,8 +65,8 @@ std::string point_row(const StudyPoint& point, const PointResult& result,
   row += fmt::format(",{},{},{}", outcome.iteration_s(), outcome.regret(),
                      outcome.deferred.best_s > 0 ? outcome.deferred_iteration_s() : 0);
   for (const std::string& name : others) {
-    const auto found = outcome.others_s.find(name);
-    row += found == outcome.others_s.end() ? "," : fmt::format(",{}", found->second);
+    const auto found = outcome.others.find(name);
+    row += found == outcome.others.end() ? "," : fmt::format(",{}", found->second.iteration_s());
   }
   return row + ",\n";
 }
@@ -124,6 +124,8 @@ Json json_of(const StudySummary& summary) {
           {"iteration_regret", json_of(summary.regret)},
           {"fixed_degree_regret", json_of(summary.fixed_regret)},
           {"speedup_over", json_of(summary.speedup)},
+          {"forward_speedup_over", json_of(summary.forward_speedup)},
+          {"backward_speedup_over", json_of(summary.backward_speedup)},
           {"deferred_gain", json_of(summary.deferred_gain)},
           {"deferred_chosen_is_best_share", summary.deferred_best}};
 }

@@ -96,7 +96,7 @@ def draw_choice(study: Study) -> Figure:
     text = ("Counts of layers. On the diagonal the degree that the cost model chooses is the best "
             "of all degrees simulated; equal times count as best, of equals the smallest degree. ")
     if missed:
-        text += (f"Of {len(everything)} choices {len(missed)} miss it and cost at most "
+        text += (f"{len(missed)} of {len(everything)} choices miss it; they lose at most "
                  f"{percent(max(missed), 2)} of their phase. ")
     width = (ROW_WIDTH - MAP_GAP) / 2
     page = sheet(study, f"{study.name}: chosen against best degree, {len(study.layers)} layers on "

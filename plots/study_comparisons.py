@@ -12,8 +12,8 @@ from study_results import FIXED_DEGREES, Layer, Study
 from study_sheet import percent, sheet
 
 PUBLISHED = (1.05, 1.77)  # the paper: 5 % to 77 %
-RATIO_TICKS = (1, 1.05, 1.1, 1.15, 1.2, 1.25, 1.3, 1.4, 1.5, 1.6, 1.75, 2, 2.5, 3, 4, 5, 7, 10, 20,
-               50, 0.9, 0.8, 0.5, 0.2)  # the first first, as far as there is room
+RATIO_TICKS = (1, 2, 1.5, 3, 5, 10, 20, 50, 0.5, 0.2, 1.2, 1.1, 1.3, 1.05, 1.4, 1.75, 1.6, 1.15,
+               1.25, 2.5, 4, 7, 0.9, 0.8)  # the first first, as far as there is room
 TICK_ROOM = 24  # points
 
 # Inches.
@@ -231,8 +231,8 @@ def draw_table(page: Page, rules_shown: list[Rule], bottom: float) -> None:
         axes.text(x, 0.12, f"{name} %", color=style.QUIET, **options)
     for place, rule in enumerate(rules_shown):
         y = 0.34 + 0.23 * place
-        axes.plot([0, 0.42], [y, y], color=rule.colour, linewidth=1.6, dashes=rule.dashes)
-        axes.text(0.52, y + 0.04, rule.label, va="baseline")
+        axes.plot([0, 0.32], [y, y], color=rule.colour, linewidth=1.6, dashes=rule.dashes)
+        axes.text(0.40, y + 0.04, rule.label, va="baseline")
         mean = sum(rule.regrets) / len(rule.regrets)
         for x, value in zip(columns, (mean, quantile(rule.regrets, 0.95), rule.regrets[-1])):
             axes.text(x, y + 0.04, f"{value:.2f}", **options)
@@ -266,7 +266,8 @@ def draw_regret(study: Study) -> Figure:
                  "Regret: an iteration's time over that with the best degrees of both phases, "
                  "minus 1. A curve tells the share of layers with at most that regret; the chosen "
                  f"degrees lose nothing on {percent(best)} of the layers and at most "
-                 f"{shown[0].regrets[-1]:.2f} % on any. The axis is linear below 0.01 %.",
+                 f"{percent(shown[0].regrets[-1] / 100, 2)} on any. The axis is linear below "
+                 "0.01 %.",
                  CURVES + AXIS_ROW)
     bottom = page.take(CURVES)
     draw_curves(page.panel(0, CURVES_WIDTH, CURVES, bottom), shown)

@@ -14,15 +14,15 @@ from study_sheet import percent, sheet
 LEGEND_ROW = 0.19
 
 COMPUTE = style.Look("compute", style.ORANGE)
-STARTUP = style.Look("start-ups", style.VERMILLION)
-EXPOSED = style.Look("exposed communication", style.SKY_BLUE)
+STARTUP = style.Look("start-ups", style.YELLOW)
+EXPOSED = style.Look("exposed communication", style.BLUE)
 HIDDEN = style.Look("hidden communication: runs beside what is hatched, adds no time",
                     style.ORANGE, hatch="//////")
 
 SIMULATED = {"marker": "o", "markersize": 2.2, "color": style.INK, "linewidth": 0.6}
 CHOSEN = {"marker": "v", "markersize": 5.5, "color": style.WHITE, "markeredgecolor": style.INK,
           "markeredgewidth": 0.9, "linestyle": "none"}
-BEST = {"marker": "o", "markersize": 6, "color": "none", "markeredgecolor": style.INK,
+BEST = {"marker": "o", "markersize": 6.5, "color": style.WHITE, "markeredgecolor": style.INK,
         "markeredgewidth": 1.1, "linestyle": "none"}
 
 
@@ -56,7 +56,7 @@ def draw_panel(axes, phase: Phase, costs: Costs | None, unit: Unit) -> None:
     up = ScaledTranslation(0, 7 / 72, axes.figure.dpi_scale_trans)
     axes.plot(phase.chosen, phase.times[phase.chosen] / unit.seconds, zorder=5,
               transform=axes.transData + up, **CHOSEN)
-    axes.plot(phase.best, phase.times[phase.best] / unit.seconds, zorder=5, **BEST)
+    axes.plot(phase.best, phase.times[phase.best] / unit.seconds, zorder=3, **BEST)
     axes.set(xlim=(edges_of(degrees)[0] - 0.3, edges_of(degrees)[-1] + 0.3),
              ylim=(0, 1.13 * max(times)))
     ticks = [tick for tick in (1, 4, 8, 16, 24, 32, 64, 128, 256, 512) if tick <= max(degrees)]

@@ -14,7 +14,9 @@ def counted(number: int, noun: str) -> str:
 
 
 def percent(share: float, digits: int = 1) -> str:
-    return f"{100 * share:.{digits}f} %"
+    """Without decimals where they are zero: "0 %" and "100 %"."""
+    text = f"{100 * share:.{digits}f}"
+    return (f"{float(text):.0f}" if float(text).is_integer() else text) + " %"
 
 
 def layer_words(layer: Layer) -> tuple[str, str]:

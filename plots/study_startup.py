@@ -61,7 +61,7 @@ def draw_panel(axes, phase: Phase, other: Phase, unit: Unit) -> None:
 def largest_share(study: Study, phase: str) -> str:
     """Of layers whose largest degree is the best, or as fast."""
     hits = sum(layer.phases[phase].largest_is_best() for layer in study.layers)
-    return percent(hits / len(study.layers)).replace(".0 %", " %")
+    return percent(hits / len(study.layers))
 
 
 def startup_words(study: Study, without: Study) -> str:

@@ -13,8 +13,8 @@ import style  # before matplotlib: it sets how that one behaves
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
-from page import (GAP, LEFT, MARGIN, RIGHT, ROW_POINTS, SMALL_ROW, TEXT_ROW, TITLE_ROW, WIDTH, Page,
-                  Unit, tidy)
+from page import (GAP, MARGIN, RIGHT, ROW_POINTS, SMALL_ROW, TEXT_ROW, TITLE_ROW, WIDTH, Page, Unit,
+                  tidy)
 from results import (SUFFIXES, InputError, check_schema, cluster_words, exit_status, member,
                      parse_json, phrases, printable, read, rendered, said_of, section, write_all)
 

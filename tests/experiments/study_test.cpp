@@ -229,7 +229,7 @@ TEST_CASE("an outcome compares chosen with best and names the reason of a miss",
   CHECK(even.backward.miss() == "link physics");
   CHECK(even.iteration_s() == 9);
   CHECK(even.regret() == Approx(9.0 / 8 - 1).epsilon(1e-12));
-  CHECK(even.others_s.at("tutel-adaptive") == 9);
+  CHECK(even.others.at("tutel-adaptive").iteration_s() == 9);
   // Both phases at one degree: 18, 9, 10, 16 against 8.
   CHECK(even.fixed_regret.at("always-1") == Approx(18.0 / 8 - 1).epsilon(1e-12));
   CHECK(even.fixed_regret.at("always-4") == Approx(10.0 / 8 - 1).epsilon(1e-12));
