@@ -132,7 +132,8 @@ void add_plan_command(CLI::App& app) {
   command->add_flag("--json", options->json, "Print JSON");
   command->callback([options] {
     const Inputs inputs = read_inputs(options->inputs);
-    const Plan plan = make_plan(inputs.layer, inputs.cluster, options->max_degree);
+    Plan plan = make_plan(inputs.layer, inputs.cluster, options->max_degree);
+    plan.notes.insert(plan.notes.end(), inputs.fitted_notes.begin(), inputs.fitted_notes.end());
     if (options->json) {
       print_json(plan, inputs);
     } else {

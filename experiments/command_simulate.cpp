@@ -115,6 +115,11 @@ void run(const SimulateOptions& options) {
                       [&](std::size_t done, std::size_t total) { progress.update(done, total); });
   }
   timeline.provenance.configuration = configuration(options, prepared);
+  if (network == sim::Network::Fitted) {
+    std::vector<std::string>& notes = timeline.provenance.notes;
+    const auto& more = prepared.inputs.fitted_notes;
+    notes.insert(notes.end(), more.begin(), more.end());
+  }
   if (!options.trace.empty()) {
     write_file(options.trace, to_chrome_trace({{timeline.provenance.made_by, &timeline}}));
   }

@@ -35,6 +35,21 @@ Overrides parse_sets(const std::vector<std::string>& sets) {
   return overrides;
 }
 
+// Fitted costs hold whatever the links are: only the node and gpu levels know links.
+std::vector<std::string> fitted_notes(const std::vector<Override>& cluster) {
+  std::vector<std::string> notes;
+  for (const Override& one : cluster) {
+    if (one.key.starts_with("network.") || one.key == "gpu.link_bytes_per_s" ||
+        one.key == "gpu.efficiency") {
+      notes.push_back(
+          fmt::format("cluster.{} changes no fitted cost; simulate --network node shows "
+                      "its effect",
+                      one.key));
+    }
+  }
+  return notes;
+}
+
 std::string joined(const std::string& layer_json, const std::string& cluster_json) {
   return nlohmann::ordered_json{{"layer", nlohmann::ordered_json::parse(layer_json)},
                                 {"cluster", nlohmann::ordered_json::parse(cluster_json)}}
@@ -62,7 +77,10 @@ Inputs read_cluster_only(const InputOptions& options) {
                                  overrides.layer.front().key));
   }
   const ConfigFile cluster = ConfigFile::load(options.cluster, "cluster", overrides.cluster);
-  return {{}, read_cluster(cluster), joined("null", cluster.to_json())};
+  return {{},
+          read_cluster(cluster),
+          joined("null", cluster.to_json()),
+          fitted_notes(overrides.cluster)};
 }
 
 Inputs read_inputs(const InputOptions& options) {
@@ -70,7 +88,8 @@ Inputs read_inputs(const InputOptions& options) {
   const Overrides overrides = parse_sets(options.sets);
   ConfigFile layer_file = ConfigFile::load(options.layer, "layer", overrides.layer);
   const ConfigFile cluster_file = ConfigFile::load(options.cluster, "cluster", overrides.cluster);
-  Inputs inputs{read_layer(layer_file), read_cluster(cluster_file), ""};
+  Inputs inputs{read_layer(layer_file), read_cluster(cluster_file), "",
+                fitted_notes(overrides.cluster)};
   inputs.configuration = joined(layer_file.to_json(), cluster_file.to_json());
   return inputs;
 }

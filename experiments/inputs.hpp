@@ -20,6 +20,8 @@ struct Inputs {
   MoeLayer layer;
   Cluster cluster;
   std::string configuration;  ///< both files as used, overrides included, as JSON
+  /// What a result from fitted costs must say: that an overridden link does not change it.
+  std::vector<std::string> fitted_notes;
 };
 
 /// Adds --layer, --cluster and --set.

@@ -126,6 +126,16 @@ TEST_CASE("an override changes the result as the file would", "[program]") {
   CHECK(faster["forward"]["time_s"] < json_of("plan --json " + kInputs)["forward"]["time_s"]);
 }
 
+TEST_CASE("an overridden link that fitted costs ignore is said to be ignored", "[program]") {
+  const std::string set = "--set cluster.network.nic_bytes_per_s=25e9 ";
+  const std::string note = "cluster.network.nic_bytes_per_s changes no fitted cost";
+  CHECK_THAT(run("plan " + set + kInputs).out, Catch::Contains(note));
+  CHECK_THAT(run("simulate " + set + kInputs).out, Catch::Contains(note));
+  const Outcome node = run("simulate --network node " + set + kInputs);
+  CHECK_THAT(node.out, !Catch::Contains(note));
+  CHECK(node.out != run("simulate --network node " + kInputs).out);
+}
+
 TEST_CASE("every settable layer key is accepted", "[program]") {
   for (const char* set :
        {"layer.batch_size=4", "layer.sequence_length=512", "layer.tokens_per_rank=2048",
