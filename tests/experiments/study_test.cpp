@@ -100,7 +100,7 @@ TEST_CASE("the second grid is 243 settings less those that do not fit", "[study]
   CHECK(study.points.size() + study.left_out.size() == 243 * 3);
 }
 
-TEST_CASE("--list shows what would run and runs nothing", "[study]") {
+TEST_CASE("a listed study shows what would run and runs nothing", "[study]") {
   const Outcome listed = run("study --list experiments/study174/study.toml");
   CHECK(listed.exit_code == 0);
   CHECK_THAT(listed.out, Catch::Contains("522 points; 18 left out"));
@@ -193,7 +193,7 @@ TEST_CASE("bad studies are refused in one line", "[study][errors]") {
   refused("\"fitted\"", "\"packet\"", "packet");
   refused("-16.toml", "-17.toml", "cannot read this cluster file");
   refused("batch_size = [2, 4, 8]", "batch_size = []", "at least one value");
-  refused("batch_size = [2, 4, 8]", "batchsize = [2]", "batchsize is an unknown key");
+  refused("batch_size = [2, 4, 8]", "batchsize = [2]", "batch_size is missing");
   refused("batch_size = [2, 4, 8]", "batch_size = [0]", "batch_size is 0");
   refused("\"1..16\"", "\"16..1\"", "must be FROM..TO");
   refused("sequential = [1]", "sequential = [2]", "no degree");
