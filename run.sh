@@ -15,7 +15,7 @@ esac
 source .ci/packages.sh
 .ci/install-packages "${build_packages[@]}"
 
-echo "== building build/release/pipemoe (models, simulation; no CPU or GPU execution yet)"
+echo "== building build/release/pipemoe (models, simulation, CPU kernels; no executor yet)"
 cmake --preset release
 cmake --build --preset release
 

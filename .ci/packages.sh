@@ -4,6 +4,7 @@ build_packages=(
   libboost-dev            # Boost.Graph: the task graph
   libcli11-dev            # the program's options
   libfmt-dev              # text
+  libopenblas-dev         # the experts' matrix products on CPUs
   libsimgrid-dev          # simulation
   libtomlplusplus-dev     # layer and cluster files
   nlohmann-json3-dev      # results

@@ -80,7 +80,6 @@ TEST_CASE("a layer on any ranks and degree equals the float64 reference", "[kern
   const auto capacity =
       GENERATE(std::optional<double>(1.0), std::optional<double>(1.25), std::optional<double>());
   std::uint64_t seed = static_cast<std::uint64_t>(100 * ranks + 10 * top_k);
-  double worst = 0;
   for (const Variant& variant : variants()) {
     const Problem problem =
         draw_problem(layer_of(ranks, top_k, capacity, variant), variant.biases, ++seed);
@@ -90,12 +89,9 @@ TEST_CASE("a layer on any ranks and degree equals the float64 reference", "[kern
               variant.auxiliary_loss_weight, variant.renormalize, degree);
       const LayerResult result = run_layer(problem, {degree, degree});
       REQUIRE(result.experts == problem.experts);
-      const double error = largest_error(result, reference);
-      REQUIRE(error <= kTolerance);
-      worst = std::max(worst, error);
+      REQUIRE(largest_error(result, reference) <= kTolerance);
     }
   }
-  WARN("largest relative error " << worst);
 }
 
 TEST_CASE("forward and backward degrees may differ", "[kernels][layer]") {

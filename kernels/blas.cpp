@@ -1,0 +1,55 @@
+#include "kernels/blas.hpp"
+
+#include <cblas.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "kernels/vector_ops.hpp"
+#include "models/error.hpp"
+
+namespace pipemoe::kernels {
+namespace {
+
+CBLAS_TRANSPOSE cblas(Transpose transpose) {
+  return transpose == Transpose::Yes ? CblasTrans : CblasNoTrans;
+}
+
+blasint blas_size(std::int64_t size) {
+  ensure(size >= 0 && size <= std::numeric_limits<std::int32_t>::max(), "gemm: size out of range");
+  return static_cast<blasint>(size);
+}
+
+// OpenBLAS starts with a thread for each core.
+void use_one_thread_until_set() {
+  static const bool once = (openblas_set_num_threads(1), true);
+  static_cast<void>(once);
+}
+
+}  // namespace
+
+void gemm(const Gemm& shape, std::span<const float> a, std::span<const float> b,
+          std::span<float> c) {
+  use_one_thread_until_set();
+  const blasint m = blas_size(shape.m), n = blas_size(shape.n), k = blas_size(shape.k);
+  check_size(a, shape.m * shape.k, "gemm: size of a");
+  check_size(b, shape.k * shape.n, "gemm: size of b");
+  check_size(c, shape.m * shape.n, "gemm: size of c");
+  if (c.empty()) return;
+  if (k == 0) {
+    if (!shape.accumulate) std::fill(c.begin(), c.end(), 0.0f);
+    return;
+  }
+  cblas_sgemm(CblasRowMajor, cblas(shape.transpose_a), cblas(shape.transpose_b), m, n, k, 1.0f,
+              a.data(), shape.transpose_a == Transpose::Yes ? m : k, b.data(),
+              shape.transpose_b == Transpose::Yes ? k : n, shape.accumulate ? 1.0f : 0.0f, c.data(),
+              n);
+}
+
+void set_blas_threads(int threads) {
+  ensure(threads >= 1, "set_blas_threads: less than one thread");
+  use_one_thread_until_set();
+  openblas_set_num_threads(threads);
+}
+
+}  // namespace pipemoe::kernels
