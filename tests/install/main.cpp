@@ -1,7 +1,9 @@
-// A user's program against the installed package: plans a layer, simulates it, compares the two.
+// A user's program against the installed package: plans a layer, simulates it, compares the two,
+// and multiplies two matrices as an expert would.
 #include <cmath>
 #include <cstdio>
 
+#include "kernels/blas.hpp"
 #include "models/config.hpp"
 #include "models/plan.hpp"
 #include "models/schedule.hpp"
@@ -20,5 +22,10 @@ int main(int, char** argv) {
   const Timeline predicted = sim::simulate(graph, cluster);
   const double planned = plan.iteration().count(), simulated = predicted.makespan().count();
   std::printf("planned %.6f s, simulated %.6f s\n", planned, simulated);
+
+  const float a[] = {1, 2}, b[] = {3, 4};  // [1, 2] x [2, 1]
+  float product[1];
+  kernels::gemm({.m = 1, .n = 1, .k = 2}, a, b, product);
+  if (product[0] != 11) return 1;
   return std::abs(planned / simulated - 1) < 1e-9 ? 0 : 1;
 }
