@@ -29,7 +29,7 @@ Seconds deferred_makespan(const std::vector<DeferredChunk>& chunks, const Deferr
 
 /// The better of: never idle while anything is ready, input gradients first; and all weight
 /// gradients last. Requires at least one chunk.
-/// Optimal among all interleavings for equal chunks, r = 1..8, in every one of the random cases
+/// Optimal among all interleavings for equal chunks, r = 1..7, in every one of the random cases
 /// that the tests enumerate; from r = 3 the first kind alone is, and meets the lower bound. (Why:
 /// with exchange d, input gradient g, weight gradient w: if g >= d no weight gradient comes before
 /// the last input gradient; if g + w <= d each chunk is done before the next one arrives; between
