@@ -165,6 +165,9 @@ Study read_study(const std::filesystem::path& file, const std::string& network) 
   Template from;
   from.folder = file.parent_path();
   study.name = root.text("name");
+  if (study.name.find_first_of(",\"\n ") != std::string::npos) {
+    root.fail("name", "must hold no comma, quote or space: it stands in tables");
+  }
   study.note = root.has("note") ? root.text("note") : "";
   const std::string level = root.text("network");
   study.network = sim::network_from(network.empty() ? level : network);

@@ -37,7 +37,7 @@ std::string phase_columns(const PhaseOutcome& phase) {
 }
 
 std::string points_header(const Study& study, const std::vector<std::string>& others) {
-  std::string header = "point,cluster,ranks";
+  std::string header = "point,study,cluster,ranks";
   for (const std::string& key : study.grid_keys) header += "," + key;
   header += ",tokens_per_rank,memory_bytes";
   for (const char* phase : {"forward", "backward", "deferred_backward"}) {
@@ -49,10 +49,10 @@ std::string points_header(const Study& study, const std::vector<std::string>& ot
   return header + ",error\n";
 }
 
-std::string point_row(const StudyPoint& point, const PointResult& result,
+std::string point_row(const Study& study, const StudyPoint& point, const PointResult& result,
                       const std::vector<std::string>& others) {
-  std::string row =
-      fmt::format("{},{},{}", point.index, point.cluster.name, point.cluster.num_ranks());
+  std::string row = fmt::format("{},{},{},{}", point.index, study.name, point.cluster.name,
+                                point.cluster.num_ranks());
   for (const auto& [key, value] : point.values) row += "," + value;
   row += fmt::format(",{},{}", point.layer.tokens_per_rank,
                      point.layer.memory_per_rank(point.cluster.num_ranks()).count);
@@ -76,14 +76,14 @@ std::string points_csv(const Study& study, const std::map<std::size_t, PointResu
   std::string text = points_header(study, others);
   for (const StudyPoint& point : study.points) {
     const auto found = results.find(point.index);
-    if (found != results.end()) text += point_row(point, found->second, others);
+    if (found != results.end()) text += point_row(study, point, found->second, others);
   }
   return text;
 }
 
 std::string degrees_csv(const Study& study, const std::map<std::size_t, PointResult>& results,
                         const std::string& cluster) {
-  std::string text = "point,degree,forward_s,backward_s,deferred_backward_s\n";
+  std::string text = "point,study,degree,forward_s,backward_s,deferred_backward_s\n";
   for (const StudyPoint& point : study.points) {
     const auto found = results.find(point.index);
     if (point.cluster.name != cluster || found == results.end()) continue;
@@ -94,9 +94,9 @@ std::string degrees_csv(const Study& study, const std::map<std::size_t, PointRes
     for (const PointRun& run : found->second.runs) {
       if (run.schedule != "pipemoe") continue;
       const auto also = deferred.find(run.degree);
-      text +=
-          fmt::format("{},{},{},{},{}\n", point.index, run.degree, run.forward_s, run.backward_s,
-                      also == deferred.end() ? "" : fmt::format("{}", also->second));
+      text += fmt::format("{},{},{},{},{},{}\n", point.index, study.name, run.degree, run.forward_s,
+                          run.backward_s,
+                          also == deferred.end() ? "" : fmt::format("{}", also->second));
     }
   }
   return text;

@@ -93,6 +93,7 @@ TEST_CASE("the study's grid is 174 of 180 layers on each cluster", "[study]") {
   CHECK(left_out == expected);
   CHECK(study.left_out.size() == 6 * 3);
   CHECK_THAT(study.note, Catch::Contains("reconstruction"));
+  CHECK_THAT(study.name, Catch::Contains("reconstruction"));  // what each row of a table says
 }
 
 TEST_CASE("the second grid is 243 settings less those that do not fit", "[study]") {
@@ -189,6 +190,7 @@ TEST_CASE("bad studies are refused in one line", "[study][errors]") {
     CHECK_THAT(outcome.err, Catch::Contains(part));
   };
   refused("name = \"small\"", "nam = \"small\"", "name is missing");
+  refused("name = \"small\"", "name = \"a,b\"", "no comma");
   refused("experts_per_rank = 1", "experts_per_rank = 1\ncolour = 2", "colour is an unknown key");
   refused("\"fitted\"", "\"packet\"", "packet");
   refused("-16.toml", "-17.toml", "cannot read this cluster file");
