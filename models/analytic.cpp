@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "models/overlap_run.hpp"
+
 namespace pipemoe {
 namespace {
 
@@ -21,7 +23,16 @@ void earliest_starts(const TaskGraph& graph, const CostModel& cost, Kept kept, V
   }
 }
 
-constexpr auto kEveryPrecedence = [](Precedence) { return true; };
+// visit(id, start, end) for each task.
+template <class Visit>
+void evaluate(const TaskGraph& graph, const CostModel& cost, Visit visit) {
+  if (cost.overlap()) {
+    OverlapRun(graph, cost).run(visit);
+  } else {
+    earliest_starts(
+        graph, cost, [](Precedence) { return true; }, visit);
+  }
+}
 
 }  // namespace
 
@@ -31,7 +42,7 @@ Timeline analytic_timeline(const TaskGraph& graph, const Cluster& cluster) {
   timeline.provenance = provenance("analytic schedule");
   timeline.provenance.notes = cost.check(graph);
   timeline.spans.resize(graph.size());
-  earliest_starts(graph, cost, kEveryPrecedence, [&](TaskId id, Seconds start, Seconds end) {
+  evaluate(graph, cost, [&](TaskId id, Seconds start, Seconds end) {
     const Task& task = graph.task(id);
     timeline.spans[id] = {task.key(), task.stream, 0, start, end};
   });
@@ -40,7 +51,7 @@ Timeline analytic_timeline(const TaskGraph& graph, const Cluster& cluster) {
 
 PhaseTimes analytic_times(const TaskGraph& graph, const CostModel& cost) {
   Seconds forward{}, makespan{};
-  earliest_starts(graph, cost, kEveryPrecedence, [&](TaskId id, Seconds, Seconds end) {
+  evaluate(graph, cost, [&](TaskId id, Seconds, Seconds end) {
     makespan = std::max(makespan, end);
     if (graph.task(id).phase == Phase::Forward) forward = std::max(forward, end);
   });

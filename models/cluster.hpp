@@ -4,11 +4,13 @@
 #include <cstdint>
 #include <map>
 #include <optional>
-#include <set>
 #include <string>
+#include <variant>
+#include <vector>
 
 #include "models/fit.hpp"
 #include "models/layer.hpp"
+#include "models/passes.hpp"
 #include "models/units.hpp"
 
 namespace pipemoe {
@@ -44,6 +46,28 @@ struct NotModelled {
 };
 using PassCost = std::variant<NotModelled, Fit<Bytes>>;
 
+/// What a rank's streams cost each other: a kernel of a collective takes multiprocessors from the
+/// experts, which take memory bandwidth from it. While its compute stream and any of its
+/// communication streams both run a task, the compute task advances at 1/compute_slowdown of its
+/// speed alone and each communication task, start-up included, at 1/communication_slowdown.
+struct Overlap {
+  double compute_slowdown = 1;        ///< >= 1
+  double communication_slowdown = 1;  ///< >= 1
+  std::string source;
+  bool operator==(const Overlap&) const = default;
+};
+
+/// The measured time of one whole expert task (matrix products, biases, activation and layout
+/// copies) as a function of its flops, for one exact shape.
+struct ExpertFit {
+  Dtype dtype = Dtype::Fp32;
+  Activation activation = Activation::Relu;
+  Pass pass = Pass::Forward;
+  GemmShapes gemms;  ///< without_rows
+  Fit<Flops> fit;
+  bool operator==(const ExpertFit&) const = default;
+};
+
 struct Cluster {
   std::string name;
   std::string source;
@@ -53,23 +77,24 @@ struct Cluster {
   LinkPhysics nic;       ///< node to network; one a node, shared by its GPUs
   LinkPhysics gpu_link;  ///< GPU to node
   std::optional<FatTree> fat_tree;
+  std::optional<Overlap> overlap;  ///< absent: streams do not slow each other
 
   std::map<std::int64_t, Fit<Bytes>> all_to_all;  ///< by number of ranks; work is a rank's input
   std::map<Dtype, Fit<Flops>> gemm;
-  std::map<std::string, PassCost> passes;  ///< by name: gate, permutation, activation
+  std::map<MemoryPass, PassCost> passes;
+  std::vector<ExpertFit> experts;  ///< of a shape that has one, they replace gemm and passes
 
   std::int64_t num_ranks() const { return nodes * gpus_per_node; }
   /// The fit for all ranks of this cluster. Throws InputError when the profile has none.
   const Fit<Bytes>& all_to_all_fit() const;
   const Fit<Flops>& gemm_fit(Dtype dtype) const;
-  /// Throws InputError when the profile neither fits the pass nor declares it not modelled.
-  const PassCost& pass_cost(const std::string& pass) const;
+  /// `pass` itself where the profile has it, else the general pass that stands for it.
+  MemoryPass resolve(MemoryPass pass) const;
+  /// Of resolve(pass). Throws InputError when the profile neither fits that nor declares it not
+  /// modelled.
+  const PassCost& pass_cost(MemoryPass pass) const;
 
   bool operator==(const Cluster&) const = default;
 };
-
-class ConfigFile;
-/// Reads a cluster profile; throws InputError naming file, key, value and allowed range.
-Cluster read_cluster(const ConfigFile& file);
 
 }  // namespace pipemoe

@@ -217,6 +217,18 @@ ConfigTable ConfigTable::table(const std::string& key) {
   return {*file_, *found, path_of(key)};
 }
 
+std::vector<ConfigTable> ConfigTable::tables(const std::string& key) {
+  const toml::array* list = node(key).as_array();
+  if (list == nullptr) fail(key, "must be a list of tables");
+  std::vector<ConfigTable> items;
+  for (const toml::node& item : *list) {
+    const toml::table* found = item.as_table();
+    if (found == nullptr) fail(key, fmt::format("holds {}, must hold tables", shown(item)));
+    items.emplace_back(*file_, *found, fmt::format("{}[{}]", path_of(key), items.size()));
+  }
+  return items;
+}
+
 void ConfigTable::finish() const {
   for (const auto& [key, value] : *table_) {
     const std::string name(key.str());

@@ -50,7 +50,6 @@ class ConfigFile {
   std::string origin(const std::string& key) const;
   bool overrides(const std::string& key) const;
   void erase(const std::string& key) { document_.erase(key); }
-  bool has(const std::string& key) const { return document_.contains(key); }
 
  private:
   void apply(const Override& override_);
@@ -78,6 +77,7 @@ class ConfigTable {
   std::vector<double> numbers(const std::string& key);
   bool boolean(const std::string& key);
   ConfigTable table(const std::string& key);
+  std::vector<ConfigTable> tables(const std::string& key);  ///< a list of tables: [[key]]
   /// A value, or each value of a list, as TOML text: what an Override takes.
   std::string toml(const std::string& key);
   std::vector<std::string> toml_items(const std::string& key);

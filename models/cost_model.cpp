@@ -10,9 +10,6 @@
 namespace pipemoe {
 namespace {
 
-enum PassIndex : std::size_t { kGate, kPermutation, kActivation };
-constexpr std::array<const char*, 3> kPassNames{"gate", "permutation", "activation"};
-
 template <class Map, class Key>
 auto* find_or_null(const Map& map, const Key& key) {
   const auto found = map.find(key);
@@ -25,11 +22,69 @@ TaskCost cost_of(const Fit<Work>& fit, Work work) {
   return {startup, fit(work) - startup};
 }
 
-template <class Work>
-std::string range_note(const std::string& what, const Fit<Work>& fit, Work work) {
-  return fmt::format("{} extrapolates: {:.4g} is outside the fitted {:.4g}..{:.4g}", what,
-                     work.amount(), fit.range->from, fit.range->to);
+// Calls visit(MemoryPass, Bytes) for each memory-bound pass of a task.
+template <class Visit>
+void for_each_pass(const Task& task, Visit visit) {
+  const bool forward = task.phase == Phase::Forward;
+  const auto either = [&](MemoryPass forwards, MemoryPass backwards) {
+    return forward ? forwards : backwards;
+  };
+  if (const auto* gate = std::get_if<Gate>(&task.operation)) {
+    visit(either(MemoryPass::Gate, MemoryPass::GateBackward), gate->traffic);
+  } else if (const auto* permute = std::get_if<Permute>(&task.operation)) {
+    visit(either(MemoryPass::Permute, MemoryPass::PermuteBackward), permute->traffic);
+  } else if (const auto* unpermute = std::get_if<Unpermute>(&task.operation)) {
+    visit(either(MemoryPass::Unpermute, MemoryPass::UnpermuteBackward), unpermute->traffic);
+  } else if (const auto* expert = std::get_if<ExpertFfn>(&task.operation)) {
+    visit(either(MemoryPass::Activation, MemoryPass::ActivationBackward),
+          expert->activation_traffic);
+    // Backward, gradients are packed just as rows are forward.
+    if (expert->layout_traffic.count > 0) visit(MemoryPass::Permute, expert->layout_traffic);
+  }
 }
+
+// What a reader of a result must know, each thing once.
+class Notes {
+ public:
+  void add_unfitted_shape(const ExpertFfn& expert) {
+    const GemmShape shape = expert.gemms.empty() ? GemmShape{} : expert.gemms.front();
+    unfitted_.insert(fmt::format("{} {} {} of {} x [{}, {}]", to_string(expert.dtype),
+                                 to_string(expert.activation), to_string(expert.pass), shape.groups,
+                                 shape.k, shape.n));
+  }
+  template <class Work>
+  void add_use(const std::string& what, const Fit<Work>& fit, Work work) {
+    if (!fit.extrapolates_at(work)) return;
+    notes_.insert(fmt::format("{} extrapolates: {:.4g} is outside the fitted {:.4g}..{:.4g}", what,
+                              work.amount(), fit.range->from, fit.range->to));
+  }
+  void add_pass(const std::string& name, const Fit<Bytes>* fit, Bytes traffic) {
+    if (fit == nullptr) {
+      free_passes_.insert(name);
+    } else if (traffic.count > 0) {
+      add_use(name, *fit, traffic);
+    }
+  }
+
+  std::vector<std::string> list() const {
+    std::vector<std::string> all;
+    if (!free_passes_.empty()) {
+      all.push_back(fmt::format("not modelled on this cluster, cost nothing here: {}",
+                                fmt::join(free_passes_, ", ")));
+    }
+    if (!unfitted_.empty()) {
+      all.push_back(
+          fmt::format("no expert fit of these shapes, so the fits of their parts are "
+                      "summed: {}",
+                      fmt::join(unfitted_, "; ")));
+    }
+    all.insert(all.end(), notes_.begin(), notes_.end());
+    return all;
+  }
+
+ private:
+  std::set<std::string> free_passes_, unfitted_, notes_;
+};
 
 }  // namespace
 
@@ -38,43 +93,70 @@ CostModel::CostModel(const Cluster& cluster)
   for (std::size_t i = 0; i < gemm_.size(); ++i) {
     gemm_[i] = find_or_null(cluster.gemm, static_cast<Dtype>(i));
   }
-  for (std::size_t i = 0; i < passes_.size(); ++i) {
-    passes_[i] = find_or_null(cluster.passes, std::string(kPassNames[i]));
+  for (const MemoryPass pass : kMemoryPasses) {
+    passes_[static_cast<std::size_t>(pass)] = find_or_null(cluster.passes, cluster.resolve(pass));
   }
 }
 
-TaskCost CostModel::pass_cost(std::size_t pass, Bytes traffic) const {
-  const PassCost& cost = passes_[pass] ? *passes_[pass] : cluster_.pass_cost(kPassNames[pass]);
-  const auto* fit = std::get_if<Fit<Bytes>>(&cost);
+const Fit<Bytes>& CostModel::all_to_all_fit() const {
+  return all_to_all_ ? *all_to_all_ : cluster_.all_to_all_fit();
+}
+
+const Fit<Flops>& CostModel::gemm_fit(Dtype dtype) const {
+  const Fit<Flops>* fit = gemm_[static_cast<std::size_t>(dtype)];
+  return fit ? *fit : cluster_.gemm_fit(dtype);
+}
+
+// Null: not modelled.
+const Fit<Bytes>* CostModel::pass_fit(MemoryPass pass) const {
+  const PassCost* known = passes_[static_cast<std::size_t>(pass)];
+  return std::get_if<Fit<Bytes>>(known ? known : &cluster_.pass_cost(pass));
+}
+
+// Null: no expert, or none of this shape.
+const ExpertFit* CostModel::expert_fit(const ExpertFfn* expert) const {
+  if (expert == nullptr || cluster_.experts.empty()) return nullptr;
+  const GemmShapes gemms = without_rows(expert->gemms);
+  for (const ExpertFit& one : cluster_.experts) {
+    if (one.dtype == expert->dtype && one.activation == expert->activation &&
+        one.pass == expert->pass && one.gemms == gemms) {
+      return &one;
+    }
+  }
+  return nullptr;
+}
+
+TaskCost CostModel::pass_cost(MemoryPass pass, Bytes traffic) const {
+  const Fit<Bytes>* fit = pass_fit(pass);
   return fit == nullptr || traffic.count == 0 ? TaskCost{} : cost_of(*fit, traffic);
 }
 
-TaskCost CostModel::expert_cost(const ExpertFfn& expert) const {
-  const auto index = static_cast<std::size_t>(expert.dtype);
-  const Fit<Flops>& fit = gemm_[index] ? *gemm_[index] : cluster_.gemm_fit(expert.dtype);
-  TaskCost sum = pass_cost(kActivation, expert.activation_traffic);
-  for (const GemmShape& gemm : expert.gemms) sum += cost_of(fit, gemm.flops());
+TaskCost CostModel::operator()(const Task& task) const {
+  if (const auto* exchange = std::get_if<AllToAll>(&task.operation)) {
+    return cost_of(all_to_all_fit(), exchange->traffic.per_rank());
+  }
+  const auto* expert = std::get_if<ExpertFfn>(&task.operation);
+  if (const ExpertFit* whole = expert_fit(expert)) {
+    return cost_of(whole->fit, expert_flops(task.operation));
+  }
+  const Fit<Flops>* gemm_cost = expert ? &gemm_fit(expert->dtype) : nullptr;
+  TaskCost sum;
+  for_each_pass(task, [&](MemoryPass pass, Bytes traffic) { sum += pass_cost(pass, traffic); });
+  if (expert == nullptr) return sum;
+  for (const GemmShape& gemm : expert->gemms) sum += cost_of(*gemm_cost, gemm.flops());
   return sum;
 }
 
-TaskCost CostModel::operator()(const Task& task) const {
-  struct Cost {
-    const CostModel& model;
-    TaskCost operator()(const Gate& gate) const { return model.pass_cost(kGate, gate.traffic); }
-    TaskCost operator()(const Permute& permute) const {
-      return model.pass_cost(kPermutation, permute.traffic);
-    }
-    TaskCost operator()(const Unpermute& unpermute) const {
-      return model.pass_cost(kPermutation, unpermute.traffic);
-    }
-    TaskCost operator()(const ExpertFfn& expert) const { return model.expert_cost(expert); }
-    TaskCost operator()(const AllToAll& exchange) const {
-      const Fit<Bytes>& fit =
-          model.all_to_all_ ? *model.all_to_all_ : model.cluster_.all_to_all_fit();
-      return cost_of(fit, exchange.traffic.per_rank());
-    }
-  };
-  return std::visit(Cost{*this}, task.operation);
+bool CostModel::is_line(const Task& task) const {
+  if (std::holds_alternative<AllToAll>(task.operation)) return all_to_all_fit().line() != nullptr;
+  const auto* expert = std::get_if<ExpertFfn>(&task.operation);
+  if (const ExpertFit* whole = expert_fit(expert)) return whole->fit.line() != nullptr;
+  bool all_lines = expert == nullptr || gemm_fit(expert->dtype).line() != nullptr;
+  for_each_pass(task, [&](MemoryPass pass, Bytes) {
+    const Fit<Bytes>* fit = pass_fit(pass);
+    all_lines &= fit == nullptr || fit->line() != nullptr;
+  });
+  return all_lines;
 }
 
 std::vector<std::string> CostModel::check(const TaskGraph& graph) const {
@@ -82,45 +164,27 @@ std::vector<std::string> CostModel::check(const TaskGraph& graph) const {
     throw InputError(fmt::format("task graph is for {} ranks, cluster {} has {}", graph.num_ranks(),
                                  cluster_.name, cluster_.num_ranks()));
   }
-  std::set<std::string> free_passes, notes;
-  const auto look_at_pass = [&](std::size_t pass, Bytes traffic) {
-    const PassCost& cost = cluster_.pass_cost(kPassNames[pass]);
-    const auto* fit = std::get_if<Fit<Bytes>>(&cost);
-    if (fit == nullptr) {
-      free_passes.insert(kPassNames[pass]);
-    } else if (traffic.count > 0 && fit->extrapolates_at(traffic)) {
-      notes.insert(range_note(kPassNames[pass], *fit, traffic));
-    }
-  };
+  Notes notes;
   for (const Task& task : graph.tasks()) {
     (*this)(task);
-    if (const auto* gate = std::get_if<Gate>(&task.operation)) {
-      look_at_pass(kGate, gate->traffic);
-    } else if (const auto* permute = std::get_if<Permute>(&task.operation)) {
-      look_at_pass(kPermutation, permute->traffic);
-    } else if (const auto* unpermute = std::get_if<Unpermute>(&task.operation)) {
-      look_at_pass(kPermutation, unpermute->traffic);
-    } else if (const auto* exchange = std::get_if<AllToAll>(&task.operation)) {
-      const Bytes bytes = exchange->traffic.per_rank();
-      if (all_to_all_->extrapolates_at(bytes)) {
-        notes.insert(range_note("all_to_all", *all_to_all_, bytes));
-      }
-    } else if (const auto* expert = std::get_if<ExpertFfn>(&task.operation)) {
-      look_at_pass(kActivation, expert->activation_traffic);
-      const Fit<Flops>& fit = cluster_.gemm_fit(expert->dtype);
+    const auto* expert = std::get_if<ExpertFfn>(&task.operation);
+    if (const ExpertFit* whole = expert_fit(expert)) {
+      notes.add_use("expert " + to_string(expert->pass), whole->fit, expert_flops(task.operation));
+      continue;
+    }
+    for_each_pass(task, [&](MemoryPass pass, Bytes traffic) {
+      notes.add_pass(to_string(cluster_.resolve(pass)), pass_fit(pass), traffic);
+    });
+    if (const auto* exchange = std::get_if<AllToAll>(&task.operation)) {
+      notes.add_use("all_to_all", all_to_all_fit(), exchange->traffic.per_rank());
+    } else if (expert != nullptr) {
+      if (!cluster_.experts.empty()) notes.add_unfitted_shape(*expert);
       for (const GemmShape& gemm : expert->gemms) {
-        if (fit.extrapolates_at(gemm.flops())) {
-          notes.insert(range_note("gemm", fit, gemm.flops()));
-        }
+        notes.add_use("gemm", gemm_fit(expert->dtype), gemm.flops());
       }
     }
   }
-  std::vector<std::string> all(notes.begin(), notes.end());
-  if (!free_passes.empty()) {
-    all.insert(all.begin(), fmt::format("not modelled on this cluster, cost nothing here: {}",
-                                        fmt::join(free_passes, ", ")));
-  }
-  return all;
+  return notes.list();
 }
 
 }  // namespace pipemoe

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,7 +24,9 @@ struct TaskCost {
   }
 };
 
-/// Costs of a cluster's operations. Keeps a reference: the cluster must outlive it.
+/// Costs of a cluster's operations. An expert whose exact shape the profile fits costs that fit;
+/// any other the gemm fit of each of its products, its activation and its layout copies. Keeps a
+/// reference: the cluster must outlive it.
 class CostModel {
  public:
   explicit CostModel(const Cluster& cluster);
@@ -32,20 +35,30 @@ class CostModel {
   /// uneven traffic matrix costs what its busiest sender's bytes would cost all.
   TaskCost operator()(const Task& task) const;
 
+  /// How tasks slow each other, which their costs leave out.
+  const std::optional<Overlap>& overlap() const { return cluster_.overlap; }
+
+  /// Whether the task's cost is alpha-beta: a line in its amount of work, no table in it.
+  bool is_line(const Task& task) const;
+
   /// Throws InputError unless the graph is for this cluster's number of ranks and every task has a
   /// cost; then returns what a reader of any result must know: operations that cost nothing
-  /// because the profile does not model them, and fits used outside the range they were made on.
+  /// because the profile does not model them, fits used outside the range they were made on, and
+  /// experts of a shape without a fit of its own where the profile has fits of shapes.
   std::vector<std::string> check(const TaskGraph& graph) const;
 
  private:
-  TaskCost pass_cost(std::size_t pass, Bytes traffic) const;
-  TaskCost expert_cost(const ExpertFfn& expert) const;
+  const ExpertFit* expert_fit(const ExpertFfn* expert) const;
+  const Fit<Bytes>* pass_fit(MemoryPass pass) const;
+  const Fit<Bytes>& all_to_all_fit() const;
+  const Fit<Flops>& gemm_fit(Dtype dtype) const;
+  TaskCost pass_cost(MemoryPass pass, Bytes traffic) const;
 
   const Cluster& cluster_;
   // Resolved once; null where the profile has none.
   const Fit<Bytes>* all_to_all_;
   std::array<const Fit<Flops>*, 3> gemm_;
-  std::array<const PassCost*, 3> passes_;
+  std::array<const PassCost*, kMemoryPasses.size()> passes_;
 };
 
 }  // namespace pipemoe

@@ -81,14 +81,17 @@ DegreeChoice choose_degree_exhaustively(const PipelineCost& cost, std::int64_t m
   return best.choice();
 }
 
-bool is_alpha_beta(const MoeLayer& layer, const Cluster& cluster) {
-  const auto* activation = std::get_if<Fit<Bytes>>(&cluster.pass_cost("activation"));
-  return cluster.all_to_all_fit().line() && cluster.gemm_fit(layer.dtype).line() &&
-         (activation == nullptr || activation->line());
+bool has_closed_form(const MoeLayer& layer, const Cluster& cluster) {
+  if (cluster.overlap) return false;
+  const CostModel cost(cluster);
+  const schedules::LayerTasks tasks(layer, cluster.num_ranks());
+  const auto expert = [&](Pass pass) { return tasks.expert(pass, 0, layer.rows()); };
+  return cost.is_line(tasks.all_to_all(Purpose::Dispatch, Phase::Forward, 0, layer.rows())) &&
+         cost.is_line(expert(Pass::Forward)) && cost.is_line(expert(Pass::Backward));
 }
 
 PipelineCost pipeline_cost(const MoeLayer& layer, const Cluster& cluster, Phase phase) {
-  ensure(is_alpha_beta(layer, cluster), "pipeline_cost of a table");
+  ensure(has_closed_form(layer, cluster), "pipeline_cost of a table or with overlap slowdowns");
   check_fits_ranks(layer, cluster.num_ranks());
   const CostModel cost_of(cluster);
   const schedules::LayerTasks tasks(layer, cluster.num_ranks());

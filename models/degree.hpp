@@ -40,10 +40,11 @@ DegreeChoice choose_degree(const PipelineCost& cost, std::int64_t max_degree);
 /// The same by trying every degree.
 DegreeChoice choose_degree_exhaustively(const PipelineCost& cost, std::int64_t max_degree);
 
-/// One phase of schedule pipemoe. Throws InputError when the cluster lacks a fit; requires that
-/// `is_alpha_beta`.
+/// One phase of schedule pipemoe. Throws InputError when the cluster lacks a fit; requires that it
+/// `has_closed_form`.
 PipelineCost pipeline_cost(const MoeLayer& layer, const Cluster& cluster, Phase phase);
-/// Whether all of the layer's costs are alpha-beta fits, none a table.
-bool is_alpha_beta(const MoeLayer& layer, const Cluster& cluster);
+/// Whether pipelined_time holds: the costs of all-to-alls and experts are alpha-beta, none a table,
+/// and they do not slow each other.
+bool has_closed_form(const MoeLayer& layer, const Cluster& cluster);
 
 }  // namespace pipemoe

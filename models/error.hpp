@@ -19,6 +19,22 @@ class RunError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+/// The caller's file and line, as a default argument gives them.
+struct Where {
+  const char* file;
+  int line;
+  static constexpr Where here(const char* f = __builtin_FILE(), int l = __builtin_LINE()) {
+    return {f, l};
+  }
+};
+
+/// A device or one of its libraries failed; `what()` ends with where.
+class DeviceError : public RunError {
+ public:
+  DeviceError(const std::string& what, Where at)
+      : RunError(what + " (" + at.file + ":" + std::to_string(at.line) + ")") {}
+};
+
 inline void ensure(bool condition, const char* why) {
   if (!condition) throw std::logic_error(std::string("pipemoe bug: ") + why);
 }

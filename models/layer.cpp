@@ -16,6 +16,11 @@ constexpr Names<Dtype, 3> kDtypes{
 constexpr Names<Activation, 3> kActivations{
     {{Activation::Relu, "relu"}, {Activation::Gelu, "gelu"}, {Activation::SwiGlu, "swiglu"}}};
 
+constexpr Names<Pass, 4> kPasses{{{Pass::Forward, "forward"},
+                                  {Pass::Backward, "backward"},
+                                  {Pass::InputGradient, "input_gradient"},
+                                  {Pass::WeightGradient, "weight_gradient"}}};
+
 // Matrices per expert: SwiGLU's first one is twice as wide.
 std::int64_t first_width(const MoeLayer& layer) {
   return layer.activation == Activation::SwiGlu ? 2 * layer.hidden_dim : layer.hidden_dim;
@@ -27,6 +32,14 @@ std::string to_string(Dtype dtype) { return name_of(kDtypes, dtype); }
 std::string to_string(Activation activation) { return name_of(kActivations, activation); }
 Dtype dtype_from(const std::string& name) { return value_of(kDtypes, name); }
 Activation activation_from(const std::string& name) { return value_of(kActivations, name); }
+
+std::string to_string(Pass pass) { return name_of(kPasses, pass); }
+Pass pass_from(const std::string& name) { return value_of(kPasses, name); }
+
+GemmShapes without_rows(GemmShapes gemms) {
+  for (GemmShape& gemm : gemms) gemm.rows = 0;
+  return gemms;
+}
 
 std::int64_t MoeLayer::capacity() const {
   ensure(capacity_factor.has_value(), "capacity() of a dropless layer");
@@ -89,6 +102,12 @@ Bytes MoeLayer::activation_bytes(Pass pass, std::int64_t rows) const {
       return {0};
   }
   throw std::logic_error("pipemoe bug: unknown pass");
+}
+
+Bytes MoeLayer::layout_bytes(Pass pass, std::int64_t rows, std::int64_t num_ranks) const {
+  const bool same_order = num_ranks == 1 || num_experts == num_ranks;
+  if (same_order || pass == Pass::WeightGradient) return {};
+  return {4 * rows * row_bytes().count};
 }
 
 Bytes MoeLayer::memory_per_rank(std::int64_t num_ranks) const {

@@ -46,6 +46,12 @@ enum class Pass {
   WeightGradient,  ///< what only the optimizer waits for
 };
 
+std::string to_string(Pass pass);
+Pass pass_from(const std::string& name);  ///< throws InputError naming the passes
+
+/// The same products of no rows: their shape whatever the number of rows.
+GemmShapes without_rows(GemmShapes gemms);
+
 /// Shapes per rank; every rank has the same. Memory layout and transfers are in rows: one row is
 /// one token of one expert, `model_dim` wide.
 struct MoeLayer {
@@ -80,6 +86,10 @@ struct MoeLayer {
   GemmShapes gemms(Pass pass, std::int64_t rows, std::int64_t num_ranks) const;
   /// Memory traffic of the activation function (both directions when `pass` is a backward one).
   Bytes activation_bytes(Pass pass, std::int64_t rows) const;
+  /// Memory traffic of packing `rows` received rows by expert and unpacking the results: each row
+  /// read and written twice. 0 for a weight gradient, which uses what is packed already, and where
+  /// one rank or one expert a rank makes both orders the same.
+  Bytes layout_bytes(Pass pass, std::int64_t rows, std::int64_t num_ranks) const;
   /// Weights and gradients of the local experts plus the row buffers a training step keeps: eleven
   /// model_dim wide and five hidden_dim wide (seven for SwiGLU; activations saved for backward,
   /// their gradients and the layout copies around the experts). Optimizer state is not counted.

@@ -66,7 +66,11 @@ struct ExpertFfn {
   Pass pass = Pass::Forward;
   Dtype dtype = Dtype::Fp32;
   GemmShapes gemms;
-  Bytes activation_traffic;
+  Activation activation = Activation::Relu;
+  Bytes activation_traffic{};
+  /// Memory traffic of the copies between received and packed order around the experts; zero where
+  /// a rank has one expert or there is one rank: the two orders are the same.
+  Bytes layout_traffic{};
   bool operator==(const ExpertFfn&) const = default;
 };
 /// Brings rows back into token order, weighted by the gate.

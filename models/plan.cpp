@@ -72,6 +72,37 @@ ChunkCosts chunk_costs(const MoeLayer& layer, const Cluster& cluster, Phase phas
   return {mean(sum.all_to_all), mean(sum.expert)};
 }
 
+// The chunks' spans of a phase, evaluated.
+Timeline chunk_spans(const MoeLayer& layer, const Cluster& cluster, Phase phase,
+                     std::int64_t degree) {
+  Timeline timeline =
+      analytic_timeline(schedule("pipemoe", layer, cluster, {degree, degree}), cluster);
+  std::erase_if(timeline.spans, [&](const Span& span) {
+    const OperationKind kind = span.task.operation;
+    return span.task.phase != phase || kind == OperationKind::Gate ||
+           kind == OperationKind::Permute || kind == OperationKind::Unpermute;
+  });
+  return timeline;
+}
+
+// Where tasks slow each other, times are those of the evaluated graph; start-up is as if alone.
+void use_spans(PhaseBreakdown& parts, const Timeline& chunks) {
+  Seconds first = Seconds::max(), last{};
+  for (const Span& span : chunks.spans) {
+    if (span.stream == Stream::Compute) continue;
+    first = std::min(first, span.start);
+    last = std::max(last, span.end);
+  }
+  parts.communication = chunks.communication();
+  parts.hidden = parts.communication - chunks.exposed_communication();
+  parts.compute = chunks.busy(Stream::Compute);
+  // Communication binds where its stream never waits.
+  const bool communicates = parts.communication >= (last - first) * (1 - 1e-9);
+  if (parts.degree > 1) {
+    parts.binding = communicates ? Binding::Communication : Binding::Compute;
+  }
+}
+
 PhaseBreakdown breakdown(const MoeLayer& layer, const Cluster& cluster, Phase phase,
                          const DegreeChoice& at) {
   const ChunkCosts chunk = chunk_costs(layer, cluster, phase, at.degree);
@@ -86,6 +117,7 @@ PhaseBreakdown breakdown(const MoeLayer& layer, const Cluster& cluster, Phase ph
     // Something always runs, so what communication does not show is hidden.
     parts.hidden = communication + compute - std::max(communication, compute_bound);
   }
+  if (cluster.overlap) use_spans(parts, chunk_spans(layer, cluster, phase, at.degree));
   parts.startup = parts.binding == Binding::Communication
                       ? 2 * r * chunk.all_to_all.startup
                       : 2 * chunk.all_to_all.startup + r * chunk.expert.startup;
@@ -108,7 +140,7 @@ Plan make_plan(const MoeLayer& layer, const Cluster& cluster, std::int64_t max_d
   if (max_degree < 1) throw InputError("max degree must be at least 1");
   const std::int64_t largest = std::min(max_degree, layer.slots());
   Plan plan;
-  plan.closed_form = is_alpha_beta(layer, cluster);
+  plan.closed_form = has_closed_form(layer, cluster);
   Candidates times = plan.closed_form ? closed_form_times(layer, cluster, largest)
                                       : graph_times("pipemoe", layer, cluster, largest);
   const auto choose = [&](Phase phase, const std::vector<DegreeChoice>& tried) {

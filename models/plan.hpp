@@ -38,7 +38,7 @@ struct PhasePlan {
 struct Plan {
   PhasePlan forward;
   PhasePlan backward;
-  bool closed_form = true;         ///< false: tables, so each degree's graph was evaluated
+  bool closed_form = true;         ///< false: tables or overlap; each degree's graph was run
   std::vector<std::string> notes;  ///< costs not modelled, fits extrapolated
 
   Seconds iteration() const { return forward.choice.time + backward.choice.time; }
@@ -47,7 +47,8 @@ struct Plan {
 
 /// Degrees 1..min(max_degree, layer.slots()). With alpha-beta costs a degree's time is the closed
 /// form, which takes chunks as equal; where the degree does not divide the slots the largest chunk
-/// is up to one slot larger. With tables it is that of the degree's task graph.
+/// is up to one slot larger. With tables or overlap slowdowns it is that of the
+/// degree's task graph.
 /// Throws InputError when the cluster lacks a fit, or the experts do not divide over the ranks.
 Plan make_plan(const MoeLayer& layer, const Cluster& cluster,
                std::int64_t max_degree = kDefaultMaxDegree);

@@ -17,7 +17,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr const char* kSchema = "pipemoe.task_graph/1";
+constexpr const char* kSchema = "pipemoe.task_graph/2";
 
 // ---- writing ----
 
@@ -44,7 +44,9 @@ struct WriteWork {
   void operator()(const ExpertFfn& expert) const {
     json["dtype"] = to_string(expert.dtype);
     json["both_gradients"] = expert.pass == Pass::Backward;
+    json["activation"] = to_string(expert.activation);
     json["activation_traffic_bytes"] = expert.activation_traffic.count;
+    json["layout_traffic_bytes"] = expert.layout_traffic.count;
     json["gemms"] = Json::array();
     for (const GemmShape& gemm : expert.gemms) {
       json["gemms"].push_back(
@@ -109,7 +111,9 @@ ExpertFfn read_expert(JsonObject& object, Pass pass) {
     if (pass != Pass::Forward) object.fail("both_gradients", "is for operation expert only");
     expert.pass = Pass::Backward;
   }
+  expert.activation = object.word("activation", activation_from);
   expert.activation_traffic = read_bytes(object, "activation_traffic_bytes");
+  expert.layout_traffic = read_bytes(object, "layout_traffic_bytes");
   expert.gemms = read_gemms(object);
   return expert;
 }

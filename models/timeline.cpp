@@ -1,6 +1,7 @@
 #include "models/timeline.hpp"
 
 #include <algorithm>
+#include <set>
 #include <utility>
 
 namespace pipemoe {
@@ -48,6 +49,12 @@ Seconds common_length(const std::vector<Interval>& a, const std::vector<Interval
 bool is_communication(Stream stream) { return stream != Stream::Compute; }
 
 }  // namespace
+
+std::vector<int> Timeline::ranks() const {
+  std::set<int> found;
+  for (const Span& span : spans) found.insert(span.rank);
+  return {found.begin(), found.end()};
+}
 
 Seconds Timeline::makespan() const {
   Seconds last{};

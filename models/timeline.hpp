@@ -25,7 +25,11 @@ struct Span {
 struct Timeline {
   Provenance provenance;
   std::vector<Span> spans;
+  /// Makespans of all measured iterations in order; empty for a prediction.
+  std::vector<Seconds> repeats = {};
 
+  /// Ranks that have spans, ascending.
+  std::vector<int> ranks() const;
   /// End of the last span.
   Seconds makespan() const;
   /// Until the last forward span ends; 0 without a forward phase.

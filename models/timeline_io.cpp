@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <set>
 
@@ -78,12 +79,26 @@ Span read_span(const Json& json) {
   return span;
 }
 
+std::vector<Seconds> read_repeats(JsonObject& root) {
+  std::vector<Seconds> repeats;
+  if (!root.has("repeats_s")) return repeats;
+  for (const auto& value : root.array("repeats_s")) {
+    const double seconds = value.is_number() ? value.get<double>() : -1;
+    if (!std::isfinite(seconds) || seconds < 0) {
+      root.fail("repeats_s", "must hold finite numbers of at least 0");
+    }
+    repeats.push_back(Seconds{seconds});
+  }
+  return repeats;
+}
+
 Timeline read_timeline(const Json& json) {
   JsonObject root(json, "timeline");
   if (root.text("schema") != kSchema) root.fail("schema", std::string("must be ") + kSchema);
   Timeline timeline;
   timeline.provenance = read_provenance(root.member("provenance"));
   for (const auto& span : root.array("spans")) timeline.spans.push_back(read_span(span));
+  timeline.repeats = read_repeats(root);
   for (const char* derived : {"makespan_s", "forward_s", "backward_s"}) root.number(derived);
   root.finish();
   return timeline;
@@ -114,6 +129,7 @@ std::string to_json(const Timeline& timeline) {
             {"makespan_s", timeline.makespan().count()},
             {"forward_s", timeline.forward().count()},
             {"backward_s", timeline.backward().count()}};
+  for (const Seconds repeat : timeline.repeats) json["repeats_s"].push_back(repeat.count());
   json["spans"] = Json::array();
   for (const Span& span : timeline.spans) json["spans"].push_back(span_json(span));
   return json.dump(1) + "\n";

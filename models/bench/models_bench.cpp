@@ -7,6 +7,7 @@
 #include "models/analytic.hpp"
 #include "models/bench/statistics.hpp"
 #include "models/cluster.hpp"
+#include "models/cluster_io.hpp"
 #include "models/config.hpp"
 #include "models/degree.hpp"
 #include "models/schedule.hpp"

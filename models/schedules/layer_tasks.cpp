@@ -44,8 +44,12 @@ Task LayerTasks::all_to_all(Purpose purpose, Phase phase, int chunk, TrafficMatr
 Task LayerTasks::expert(Pass pass, int chunk, std::int64_t rows) const {
   const Phase phase = pass == Pass::Forward ? Phase::Forward : Phase::Backward;
   return task(phase, chunk, Stream::Compute,
-              ExpertFfn{pass, layer_.dtype, layer_.gemms(pass, rows, num_ranks_),
-                        layer_.activation_bytes(pass, rows)});
+              ExpertFfn{.pass = pass,
+                        .dtype = layer_.dtype,
+                        .gemms = layer_.gemms(pass, rows, num_ranks_),
+                        .activation = layer_.activation,
+                        .activation_traffic = layer_.activation_bytes(pass, rows),
+                        .layout_traffic = layer_.layout_bytes(pass, rows, num_ranks_)});
 }
 
 }  // namespace pipemoe::schedules

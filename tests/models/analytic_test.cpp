@@ -30,8 +30,8 @@ Cluster two_ranks(Fit<Bytes> all_to_all, Fit<Flops> gemm, double pass = 0) {
   cluster.gpus_per_node = 1;
   cluster.all_to_all[2] = std::move(all_to_all);
   cluster.gemm[Dtype::Fp32] = std::move(gemm);
-  cluster.passes["gate"] = cluster.passes["permutation"] = line<Bytes>(pass, 0);
-  cluster.passes["activation"] = NotModelled{};
+  cluster.passes[MemoryPass::Gate] = cluster.passes[MemoryPass::Permutation] = line<Bytes>(pass, 0);
+  cluster.passes[MemoryPass::Activation] = NotModelled{};
   return cluster;
 }
 

@@ -3,6 +3,7 @@
 #include <catch2/catch.hpp>
 #include <cmath>
 
+#include "models/cluster_io.hpp"
 #include "models/config.hpp"
 #include "models/error.hpp"
 #include "tests/support/random_layers.hpp"
@@ -79,7 +80,8 @@ TEST_CASE("the authors' clusters carry the published constants", "[models][clust
     // 3.73e-14 s for each 4 * multiply-accumulate, which is 2 flops: 7.46e-14 s a flop.
     CHECK(*cluster.gemm_fit(Dtype::Fp32).line() ==
           AlphaBeta<Flops>{Seconds{1.5e-4}, {2 * 3.73e-14}});
-    for (const char* pass : {"gate", "permutation", "activation"}) {
+    for (const MemoryPass pass :
+         {MemoryPass::Gate, MemoryPass::Permutation, MemoryPass::Activation}) {
       CHECK(std::holds_alternative<NotModelled>(cluster.pass_cost(pass)));
     }
   }
@@ -112,8 +114,8 @@ TEST_CASE("a cluster profile is read whole", "[models][cluster]") {
   CHECK(exchange.r_squared == 0.99);
   CHECK(exchange.range == WorkRange{10, 1000.5});
   CHECK(exchange.source == "measured");
-  CHECK(std::holds_alternative<Fit<Bytes>>(cluster.pass_cost("activation")));
-  CHECK(std::holds_alternative<NotModelled>(cluster.pass_cost("gate")));
+  CHECK(std::holds_alternative<Fit<Bytes>>(cluster.pass_cost(MemoryPass::Activation)));
+  CHECK(std::holds_alternative<NotModelled>(cluster.pass_cost(MemoryPass::Gate)));
 }
 
 TEST_CASE("a fit may be a table", "[models][cluster]") {
@@ -147,17 +149,36 @@ TEST_CASE("what a profile does not fit is refused when asked for", "[models][clu
   CHECK_THROWS_WITH(larger.all_to_all_fit(),
                     Equals("cluster two: no all_to_all fit for 3 ranks (fitted: 2)"));
   const Cluster silent = read_edited("\"gate\", ", "");
-  CHECK_THROWS_WITH(silent.pass_cost("gate"),
+  CHECK_THROWS_WITH(silent.pass_cost(MemoryPass::Gate),
                     Equals("cluster two: no gate fit, and not_modelled does not list it"));
 }
 
 TEST_CASE("a pass is known, and fitted or not modelled, once", "[models][cluster]") {
-  CHECK_THROWS_WITH(read_with("not_modelled", "['gates']"),
-                    Contains("not_modelled holds gates, must hold some of gate, permutation"));
+  CHECK_THROWS_WITH(
+      read_with("not_modelled", "['gates']"),
+      Contains("not_modelled is gates, must be one of gate, permutation, activation"));
   CHECK_THROWS_WITH(read_with("not_modelled", "['gate', 'gate']"), Contains("stands twice"));
   CHECK_THROWS_WITH(read_with("not_modelled", "['activation']"), Contains("has a fit"));
   CHECK_THROWS_WITH(read_edited("[fits.activation]", "[fits.softmax]"),
                     Contains("fits.softmax is an unknown key"));
+}
+
+TEST_CASE("a pass may be fitted or left out by its own name", "[models][cluster]") {
+  const Cluster cluster = read(std::string(kCluster) + "[fits.unpermute_backward]\n" +
+                               "alpha_s = 7\nbeta_s_per_byte = 0\nsource = 'measured'\n");
+  CHECK(cluster.resolve(MemoryPass::UnpermuteBackward) == MemoryPass::UnpermuteBackward);
+  CHECK(std::get<Fit<Bytes>>(cluster.pass_cost(MemoryPass::UnpermuteBackward))(Bytes{1}) ==
+        Seconds{7});
+  CHECK(cluster.resolve(MemoryPass::Unpermute) == MemoryPass::Permutation);
+  CHECK(cluster.resolve(MemoryPass::GateBackward) == MemoryPass::Gate);
+  CHECK(cluster.resolve(MemoryPass::ActivationBackward) == MemoryPass::Activation);
+  const Cluster partly = read_edited("\"gate\", ", "\"gate_backward\", ");
+  CHECK(std::holds_alternative<NotModelled>(partly.pass_cost(MemoryPass::GateBackward)));
+  CHECK_THROWS_AS(partly.pass_cost(MemoryPass::Gate), InputError);
+  const Cluster silent = read_edited(", \"permutation\"", "");
+  CHECK_THROWS_WITH(silent.pass_cost(MemoryPass::PermuteBackward),
+                    Equals("cluster two: no permute_backward or permutation fit, and not_modelled "
+                           "does not list it"));
 }
 
 TEST_CASE("fits stand under a number of ranks or a dtype", "[models][cluster]") {

@@ -319,3 +319,24 @@ TEST_CASE("an override of one way to give tokens replaces the other", "[models][
   CHECK(read(product, {{"batch_size", "2"}}).tokens_per_rank == 1024);
   CHECK_THROWS_AS(read(product, {{"tokens_per_rank", "7"}, {"batch_size", "2"}}), InputError);
 }
+
+TEST_CASE("packing by expert and back moves each row four times", "[models][layer]") {
+  const MoeLayer layer{.tokens_per_rank = 8, .model_dim = 3, .hidden_dim = 5, .num_experts = 8};
+  // 7 rows of 3 fp32 numbers, read and written before the experts and after them.
+  for (const Pass pass : {Pass::Forward, Pass::Backward, Pass::InputGradient}) {
+    CHECK(layer.layout_bytes(pass, 7, 4) == Bytes{4 * 7 * 3 * 4});
+  }
+  CHECK(layer.layout_bytes(Pass::WeightGradient, 7, 4) == Bytes{0});
+  // One rank, or one expert a rank: received order is packed order.
+  CHECK(layer.layout_bytes(Pass::Forward, 7, 1) == Bytes{0});
+  CHECK(layer.layout_bytes(Pass::Forward, 7, 8) == Bytes{0});
+}
+
+TEST_CASE("passes have names that read back", "[models][layer]") {
+  for (const Pass pass :
+       {Pass::Forward, Pass::Backward, Pass::InputGradient, Pass::WeightGradient}) {
+    CHECK(pass_from(to_string(pass)) == pass);
+  }
+  CHECK(to_string(Pass::InputGradient) == "input_gradient");
+  CHECK_THROWS_AS(pass_from("input gradient"), InputError);
+}

@@ -10,7 +10,7 @@ using Catch::Matchers::Equals;
 
 namespace {
 
-ExpertFfn expert(Pass pass) { return {pass, Dtype::Fp32, {}, {}}; }
+ExpertFfn expert(Pass pass) { return {.pass = pass}; }
 
 }  // namespace
 

@@ -62,6 +62,31 @@ TEST_CASE("a plan from tables of a line equals the plan from the line", "[models
   }
 }
 
+TEST_CASE("a plan with fitted expert shapes is closed while those are lines", "[models][plan]") {
+  Cluster cluster = with_tables(authors_cluster(64));
+  cluster.all_to_all = authors_cluster(64).all_to_all;  // lines; the products stay tables
+  const MoeLayer layer = shipped_layer("pipemoe-example");
+  CHECK_FALSE(make_plan(layer, cluster).closed_form);
+  for (const Pass pass : {Pass::Forward, Pass::Backward}) {
+    ExpertFit fit{layer.dtype, layer.activation, pass, layer.gemms(pass, 0, 64), {}};
+    fit.fit.model = AlphaBeta<Flops>{Seconds{3e-3}, {2e-13}};
+    cluster.experts.push_back(fit);
+  }
+  const Plan plan = make_plan(layer, cluster);
+  REQUIRE(plan.closed_form);
+  const CostModel cost(cluster);
+  for (const std::int64_t r : {1, 2, 4, 8, 16, 32}) {  // these divide the 256 slots
+    CAPTURE(r);
+    const PhaseTimes times = analytic_times(schedule("pipemoe", layer, cluster, {r, r}), cost);
+    const auto at = static_cast<std::size_t>(r) - 1;
+    CHECK(times.forward.count() == Approx(plan.forward.by_degree[at].time.count()).epsilon(1e-12));
+    CHECK(times.backward.count() ==
+          Approx(plan.backward.by_degree[at].time.count()).epsilon(1e-12));
+  }
+  cluster.experts[1].fit.model = TimeTable{{{0, Seconds{1e-3}}, {1e13, Seconds{3}}}};
+  CHECK_FALSE(make_plan(layer, cluster).closed_form);
+}
+
 TEST_CASE("the breakdown adds up to the phase's time", "[models][plan]") {
   for (const MoeLayer& layer : study_grid(64)) {
     const Plan plan = make_plan(layer, authors_cluster(64));

@@ -31,10 +31,11 @@ TaskGraph graph_by_hand() {
   const TaskId c = builder.append({1, 0, Phase::Backward, Stream::InterNode,
                                    AllToAll{Purpose::Combine, TrafficMatrix::uniform({5})}});
   const GemmShapes gemms{{2, 0, 3, 4}, {1, 5, 6, 7}};
-  const TaskId input = builder.append({1, 0, Phase::Backward, Stream::Compute,
-                                       ExpertFfn{Pass::InputGradient, Dtype::Fp16, gemms, {11}}});
-  const TaskId weight = builder.append({1, 0, Phase::Backward, Stream::Compute,
-                                        ExpertFfn{Pass::WeightGradient, Dtype::Bf16, {}, {}}});
+  const TaskId input = builder.append(
+      {1, 0, Phase::Backward, Stream::Compute,
+       ExpertFfn{Pass::InputGradient, Dtype::Fp16, gemms, Activation::SwiGlu, {11}, {13}}});
+  const TaskId weight = builder.append(
+      {1, 0, Phase::Backward, Stream::Compute, ExpertFfn{Pass::WeightGradient, Dtype::Bf16}});
   builder.depend(c, input);
   builder.depend(input, d);
   builder.depend(c, weight);
@@ -109,12 +110,14 @@ TEST_CASE("traffic of pairs and split gradients read back the same", "[models][g
 
 TEST_CASE("a written graph names its tasks", "[models][graph][io]") {
   const Json json = written(graph_by_hand());
-  CHECK(json["schema"] == "pipemoe.task_graph/1");
+  CHECK(json["schema"] == "pipemoe.task_graph/2");
   CHECK(json["schedule"] == "by hand");
   CHECK(json["num_ranks"] == 2);
   CHECK(json["tasks"][0]["task"] == "layer1.backward.dispatch.0");
   CHECK(json["tasks"][0]["bytes_by_pair"] == Json({0, 7, std::int64_t{1} << 60, 3}));
   CHECK(json["tasks"][2]["gemms"][1] == Json({{"groups", 1}, {"rows", 5}, {"n", 6}, {"k", 7}}));
+  CHECK(json["tasks"][2]["activation"] == "swiglu");
+  CHECK(json["tasks"][2]["layout_traffic_bytes"] == 13);
   CHECK(json["dependencies"][0] ==
         Json({"layer1.backward.combine.0", "layer1.backward.expert_input_gradient.0"}));
   CHECK(json["stream_order"]["intra_node"] == Json({"layer1.backward.dispatch.0"}));
@@ -129,8 +132,8 @@ TEST_CASE("text that is no JSON object is refused, its origin named", "[models][
 }
 
 TEST_CASE("a graph of another schema is refused", "[models][graph][io]") {
-  CHECK(failure([](Json& json) { json["schema"] = "pipemoe.task_graph/2"; }) ==
-        "g.json: graph.schema is pipemoe.task_graph/2, must be pipemoe.task_graph/1");
+  CHECK(failure([](Json& json) { json["schema"] = "pipemoe.task_graph/1"; }) ==
+        "g.json: graph.schema is pipemoe.task_graph/1, must be pipemoe.task_graph/2");
   CHECK(failure([](Json& json) { json.erase("schema"); }) == "g.json: graph.schema is missing");
 }
 
@@ -154,8 +157,9 @@ TEST_CASE("missing keys are refused wherever they stand", "[models][graph][io]")
     CHECK(failure([&](Json& json) { json.erase(key); }) ==
           "g.json: graph." + std::string(key) + " is missing");
   }
-  for (const char* key : {"task", "operation", "layer", "chunk", "phase", "stream", "dtype",
-                          "both_gradients", "activation_traffic_bytes", "gemms"}) {
+  for (const char* key :
+       {"task", "operation", "layer", "chunk", "phase", "stream", "dtype", "both_gradients",
+        "activation", "activation_traffic_bytes", "layout_traffic_bytes", "gemms"}) {
     CAPTURE(key);
     CHECK(failure([&](Json& json) { json["tasks"][3].erase(key); }) ==
           "g.json: task." + std::string(key) + " is missing");
@@ -174,6 +178,10 @@ TEST_CASE("values must be of their type and in range", "[models][graph][io]") {
              Contains("task.stream is gpu, must be one of compute"));
   CHECK_THAT(failure([](Json& json) { json["tasks"][0]["operation"] = "shuffle"; }),
              Contains("task.operation is shuffle, must be one of gate, permute"));
+  CHECK_THAT(failure([](Json& json) { json["tasks"][3]["activation"] = "tanh"; }),
+             Contains("task.activation is tanh, must be one of relu"));
+  CHECK_THAT(failure([](Json& json) { json["tasks"][3]["layout_traffic_bytes"] = -1; }),
+             Contains("layout_traffic_bytes is -1"));
   CHECK_THAT(failure([](Json& json) { json["tasks"][3]["both_gradients"] = 1; }),
              Contains("both_gradients must be true or false"));
   CHECK_THAT(failure([](Json& json) { json["tasks"][3]["gemms"][0]["n"] = 0; }),

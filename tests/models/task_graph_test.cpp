@@ -240,8 +240,7 @@ TEST_CASE("work is added by phase and direction", "[models][graph]") {
   builder.append(exchange(Purpose::Dispatch, Phase::Forward, 1, 2));
   builder.append(exchange(Purpose::Combine, Phase::Forward, 0, 4));
   builder.append(exchange(Purpose::Combine, Phase::Backward, 0, 8));
-  builder.append({0, 0, Phase::Forward, Stream::Compute,
-                  ExpertFfn{Pass::Forward, Dtype::Fp32, {{1, 2, 3, 4}}, {}}});
+  builder.append({0, 0, Phase::Forward, Stream::Compute, ExpertFfn{.gemms = {{1, 2, 3, 4}}}});
   const TaskGraph graph = built(builder);
   CHECK(total_work(graph, Phase::Forward) == WorkTotals{{3}, {4}, {48}});
   CHECK(total_work(graph, Phase::Backward) == WorkTotals{{0}, {8}, {0}});

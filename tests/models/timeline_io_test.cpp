@@ -28,6 +28,7 @@ Timeline random_timeline(std::mt19937_64& random) {
                      {{"lib", "1.2"}},
                      {"one note", "another\nline"},
                      R"({"a":[1,2.5,null]})"};
+  for (int count = draw(5); count > 0; --count) line.repeats.push_back(Seconds{time(random) / 3});
   for (int count = draw(30); count > 0; --count) {
     const double start = time(random);
     line.spans.push_back(
@@ -289,4 +290,21 @@ TEST_CASE("two timelines of a trace share no process", "[models][timeline][io]")
   REQUIRE(processes["a"].size() == 2);
   REQUIRE(processes["c"].size() == 2);
   for (const int process : processes["a"]) CHECK(processes["c"].count(process) == 0);
+}
+
+TEST_CASE("a measurement's repeats are written, a prediction has none", "[models][timeline][io]") {
+  Timeline line = two_spans();
+  CHECK_FALSE(Json::parse(to_json(line)).contains("repeats_s"));
+  line.repeats = {Seconds{2.5}, Seconds{0}};
+  CHECK(Json::parse(to_json(line))["repeats_s"] == Json({2.5, 0.0}));
+  CHECK(timeline_from_json(to_json(line), "t.json") == line);
+}
+
+TEST_CASE("repeats are finite times", "[models][timeline][io]") {
+  for (const Json& bad : {Json(7), Json({-1e-9}), Json({"1"}), Json({nullptr}), Json({true})}) {
+    CAPTURE(bad.dump());
+    CHECK_THAT(failure([&](Json& json) { json["repeats_s"] = bad; }),
+               StartsWith("t.json: timeline.repeats_s must "));
+  }
+  CHECK(failure([](Json& json) { json["repeats_s"] = Json::array(); }) == "no failure");
 }

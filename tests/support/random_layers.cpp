@@ -2,6 +2,7 @@
 
 #include <array>
 
+#include "models/cluster_io.hpp"
 #include "models/config.hpp"
 
 namespace pipemoe::test {

@@ -1,0 +1,357 @@
+#include "models/cluster_io.hpp"
+
+#include <fmt/core.h>
+#include <fmt/ranges.h>
+
+#include <charconv>
+#include <utility>
+
+#include "models/config.hpp"
+#include "models/error.hpp"
+
+namespace pipemoe {
+namespace {
+
+// ---- reading ----
+
+constexpr std::int64_t kMaxNodes = 65536;
+constexpr std::int64_t kMaxGpusPerNode = 1024;
+constexpr std::int64_t kMaxDim = std::int64_t{1} << 17;
+constexpr std::int64_t kMaxExperts = std::int64_t{1} << 16;
+constexpr double kMaxBandwidth = 1e15;
+constexpr double kMaxStartup = 1e3;
+
+template <class Work>
+constexpr const char* unit_name() {
+  return std::is_same_v<Work, Bytes> ? "byte" : "flop";
+}
+
+// alpha_s and beta_s_per_<unit>, or a table: <unit>s = [...] and seconds = [...].
+template <class Work>
+std::variant<AlphaBeta<Work>, TimeTable> read_model(ConfigTable& table) {
+  const std::string unit = unit_name<Work>();
+  const std::string beta = "beta_s_per_" + unit, amounts_key = unit + "s";
+  const bool is_table = table.has(amounts_key) || table.has("seconds");
+  if (!is_table) {
+    return AlphaBeta<Work>{Seconds{table.number("alpha_s", {0, kMaxStartup})},
+                           {table.number(beta, kNotNegative)}};
+  }
+  if (table.has("alpha_s") || table.has(beta)) {
+    table.fail("alpha_s", fmt::format("and {} exclude each other", amounts_key));
+  }
+  const auto amounts = table.numbers(amounts_key), seconds = table.numbers("seconds");
+  if (amounts.size() != seconds.size()) {
+    table.fail("seconds", fmt::format("holds {} numbers, must hold {} as {} does", seconds.size(),
+                                      amounts.size(), amounts_key));
+  }
+  TimeTable points;
+  for (std::size_t i = 0; i < amounts.size(); ++i) {
+    points.points.emplace_back(amounts[i], Seconds{seconds[i]});
+  }
+  try {
+    check_table(points, "table");
+  } catch (const InputError& error) {
+    table.fail("seconds", error.what());
+  }
+  return points;
+}
+
+template <class Work>
+Fit<Work> read_fit(ConfigTable table) {
+  Fit<Work> fit;
+  fit.model = read_model<Work>(table);
+  if (table.has("r_squared")) fit.r_squared = table.number("r_squared", {-1, 1});
+  const std::string range_key = std::string("range_") + unit_name<Work>() + "s";
+  if (table.has(range_key)) {
+    const auto range = table.numbers(range_key);
+    if (range.size() != 2 || range[0] < 0 || range[0] >= range[1]) {
+      table.fail(range_key, "must be [from, to] with 0 <= from < to");
+    }
+    fit.range = WorkRange{range[0], range[1]};
+  }
+  fit.source = table.text("source");
+  table.finish();
+  return fit;
+}
+
+std::int64_t read_rank_count(const ConfigTable& table, const std::string& key) {
+  std::int64_t ranks = 0;
+  const auto [end, error] = std::from_chars(key.data(), key.data() + key.size(), ranks);
+  if (error != std::errc{} || end != key.data() + key.size() || ranks < 1) {
+    table.fail(key, "is no number of ranks");
+  }
+  return ranks;
+}
+
+template <class Parse>
+auto read_word(const ConfigTable& table, const std::string& key, const std::string& word,
+               Parse parse) {
+  try {
+    return parse(word);
+  } catch (const InputError& error) {
+    table.fail(key, error.what());
+  }
+}
+
+bool same_key(const ExpertFit& a, const ExpertFit& b) {
+  return a.dtype == b.dtype && a.activation == b.activation && a.pass == b.pass &&
+         a.gemms == b.gemms;
+}
+
+ExpertFit read_expert(ConfigTable table) {
+  ExpertFit expert;
+  expert.dtype = read_word(table, "dtype", table.text("dtype"), dtype_from);
+  expert.activation = read_word(table, "activation", table.text("activation"), activation_from);
+  expert.pass = read_word(table, "pass", table.text("pass"), pass_from);
+  const MoeLayer shape{.model_dim = table.integer("model_dim", 1, kMaxDim),
+                       .hidden_dim = table.integer("hidden_dim", 1, kMaxDim),
+                       .num_experts = table.integer("experts_per_rank", 1, kMaxExperts),
+                       .activation = expert.activation};
+  expert.gemms = shape.gemms(expert.pass, 0, /*num_ranks=*/1);
+  expert.fit = read_fit<Flops>(std::move(table));
+  return expert;
+}
+
+void read_experts(ConfigTable& fits, Cluster& cluster) {
+  if (!fits.has("expert")) return;
+  for (ConfigTable& table : fits.tables("expert")) {
+    const ExpertFit expert = read_expert(table);
+    for (const ExpertFit& other : cluster.experts) {
+      if (same_key(expert, other)) table.fail("pass", "of this shape is fitted twice");
+    }
+    cluster.experts.push_back(expert);
+  }
+}
+
+void read_fits(ConfigTable table, Cluster& cluster) {
+  if (table.has("all_to_all")) {
+    ConfigTable by_ranks = table.table("all_to_all");
+    for (const std::string& key : by_ranks.keys()) {
+      cluster.all_to_all[read_rank_count(by_ranks, key)] = read_fit<Bytes>(by_ranks.table(key));
+    }
+  }
+  if (table.has("gemm")) {
+    ConfigTable by_dtype = table.table("gemm");
+    for (const std::string& key : by_dtype.keys()) {
+      cluster.gemm[read_word(by_dtype, key, key, dtype_from)] =
+          read_fit<Flops>(by_dtype.table(key));
+    }
+  }
+  for (const MemoryPass pass : kMemoryPasses) {
+    const std::string name = to_string(pass);
+    if (table.has(name)) cluster.passes.emplace(pass, read_fit<Bytes>(table.table(name)));
+  }
+  read_experts(table, cluster);
+  table.finish();
+}
+
+void read_not_modelled(ConfigTable& root, Cluster& cluster) {
+  if (!root.has("not_modelled")) return;
+  for (const std::string& name : root.texts("not_modelled")) {
+    const MemoryPass pass = read_word(root, "not_modelled", name, memory_pass_from);
+    if (!cluster.passes.emplace(pass, NotModelled{}).second) {
+      root.fail("not_modelled", fmt::format("holds {}, which has a fit or stands twice", name));
+    }
+  }
+}
+
+LinkPhysics read_link(ConfigTable& table, const std::string& bandwidth_key) {
+  return {{table.number(bandwidth_key, {0, kMaxBandwidth, true})},
+          table.number("efficiency", {0, 1, true})};
+}
+
+void read_network(ConfigTable table, Cluster& cluster) {
+  cluster.nic = read_link(table, "nic_bytes_per_s");
+  const std::string topology = table.text("topology");
+  if (topology == "fat_tree") {
+    cluster.fat_tree = FatTree{table.integer("nodes_per_leaf", 1, kMaxNodes),
+                               table.number("oversubscription", {1, 1e6})};
+  } else if (topology != "star") {
+    table.fail("topology", fmt::format("is {}, must be star or fat_tree", topology));
+  }
+  table.finish();
+}
+
+void read_overlap(ConfigTable& root, Cluster& cluster) {
+  constexpr NumberRange kSlowdown{1, 1e3};
+  if (!root.has("overlap")) return;
+  ConfigTable table = root.table("overlap");
+  cluster.overlap =
+      Overlap{table.number("compute_slowdown", kSlowdown),
+              table.number("communication_slowdown", kSlowdown), table.text("source")};
+  table.finish();
+}
+
+void read_gpu(ConfigTable table, Cluster& cluster) {
+  constexpr std::int64_t kMaxMemory = std::int64_t{1} << 50;
+  cluster.gpu.name = table.text("name");
+  cluster.gpu.memory = {table.integer("memory_bytes", 1, kMaxMemory)};
+  cluster.gpu.usable_memory = {table.integer("usable_memory_bytes", 1, cluster.gpu.memory.count)};
+  cluster.gpu_link = read_link(table, "link_bytes_per_s");
+  table.finish();
+}
+
+// ---- writing ----
+
+// A basic string: what TOML must not see raw is escaped.
+std::string quoted(const std::string& text) {
+  std::string out = "\"";
+  for (const char c : text) {
+    const auto code = static_cast<unsigned char>(c);
+    if (c == '"' || c == '\\') {
+      out += {'\\', c};
+    } else if (code < 0x20 || code == 0x7f) {
+      out += fmt::format("\\u{:04x}", code);
+    } else {
+      out += c;
+    }
+  }
+  return out + "\"";
+}
+
+std::string line(const std::string& key, const std::string& text) {
+  return fmt::format("{} = {}\n", key, quoted(text));
+}
+std::string line(const std::string& key, std::int64_t value) {
+  return fmt::format("{} = {}\n", key, value);
+}
+// The shortest decimal that reads back as the same double.
+std::string line(const std::string& key, double value) {
+  return fmt::format("{} = {}\n", key, value);
+}
+std::string line(const std::string& key, const std::vector<double>& values) {
+  return fmt::format("{} = [{}]\n", key, fmt::join(values, ", "));
+}
+
+template <class Work>
+std::string model_toml(const Fit<Work>& fit) {
+  const std::string unit = unit_name<Work>();
+  if (const AlphaBeta<Work>* alpha_beta = fit.line()) {
+    return line("alpha_s", alpha_beta->alpha.count()) +
+           line("beta_s_per_" + unit, alpha_beta->beta.value);
+  }
+  std::vector<double> amounts, seconds;
+  for (const auto& [amount, time] : std::get<TimeTable>(fit.model).points) {
+    amounts.push_back(amount);
+    seconds.push_back(time.count());
+  }
+  return line(unit + "s", amounts) + line("seconds", seconds);
+}
+
+template <class Work>
+std::string fit_toml(const Fit<Work>& fit) {
+  std::string text = model_toml(fit);
+  if (fit.r_squared) text += line("r_squared", *fit.r_squared);
+  if (fit.range) {
+    text += line(std::string("range_") + unit_name<Work>() + "s",
+                 std::vector<double>{fit.range->from, fit.range->to});
+  }
+  return text + line("source", fit.source);
+}
+
+// What MoeLayer::gemms made of the sizes, undone.
+struct ExpertSizes {
+  std::int64_t experts_per_rank, model_dim, hidden_dim;
+};
+ExpertSizes sizes_of(const ExpertFit& expert) {
+  ensure(expert.gemms.size() >= 2, "an expert fit without its products");
+  const GemmShape &first = expert.gemms[0], &second = expert.gemms[1];
+  switch (expert.pass) {
+    case Pass::Forward:
+      return {first.groups, second.n, second.k};
+    case Pass::InputGradient:
+    case Pass::Backward:
+      return {first.groups, first.k, first.n};
+    case Pass::WeightGradient:
+      return {first.groups, first.n, first.k};
+  }
+  throw std::logic_error("pipemoe bug: unknown pass");
+}
+
+std::string expert_toml(const ExpertFit& expert) {
+  const auto [experts_per_rank, model_dim, hidden_dim] = sizes_of(expert);
+  return "\n[[fits.expert]]\n" + line("dtype", to_string(expert.dtype)) +
+         line("activation", to_string(expert.activation)) + line("pass", to_string(expert.pass)) +
+         line("experts_per_rank", experts_per_rank) + line("model_dim", model_dim) +
+         line("hidden_dim", hidden_dim) + fit_toml(expert.fit);
+}
+
+std::string fits_toml(const Cluster& cluster) {
+  std::string text = "\n[fits]\n";
+  for (const auto& [ranks, fit] : cluster.all_to_all) {
+    text += fmt::format("\n[fits.all_to_all.{}]\n", ranks) + fit_toml(fit);
+  }
+  for (const auto& [dtype, fit] : cluster.gemm) {
+    text += fmt::format("\n[fits.gemm.{}]\n", to_string(dtype)) + fit_toml(fit);
+  }
+  for (const auto& [pass, cost] : cluster.passes) {
+    if (const auto* fit = std::get_if<Fit<Bytes>>(&cost)) {
+      text += fmt::format("\n[fits.{}]\n", to_string(pass)) + fit_toml(*fit);
+    }
+  }
+  for (const ExpertFit& expert : cluster.experts) text += expert_toml(expert);
+  return text;
+}
+
+std::string link_toml(const std::string& bandwidth_key, const LinkPhysics& link) {
+  return line(bandwidth_key, link.bandwidth.value) + line("efficiency", link.efficiency);
+}
+
+std::string network_toml(const Cluster& cluster) {
+  std::string text = "\n[network]\n" + line("topology", cluster.fat_tree ? "fat_tree" : "star") +
+                     link_toml("nic_bytes_per_s", cluster.nic);
+  if (cluster.fat_tree) {
+    text += line("nodes_per_leaf", cluster.fat_tree->nodes_per_leaf) +
+            line("oversubscription", cluster.fat_tree->oversubscription);
+  }
+  return text;
+}
+
+std::string overlap_toml(const Cluster& cluster) {
+  if (!cluster.overlap) return "";
+  return "\n[overlap]\n" + line("compute_slowdown", cluster.overlap->compute_slowdown) +
+         line("communication_slowdown", cluster.overlap->communication_slowdown) +
+         line("source", cluster.overlap->source);
+}
+
+std::string gpu_toml(const Cluster& cluster) {
+  return "\n[gpu]\n" + line("name", cluster.gpu.name) +
+         line("memory_bytes", cluster.gpu.memory.count) +
+         line("usable_memory_bytes", cluster.gpu.usable_memory.count) +
+         link_toml("link_bytes_per_s", cluster.gpu_link);
+}
+
+std::string not_modelled_toml(const Cluster& cluster) {
+  std::vector<std::string> names;
+  for (const auto& [pass, cost] : cluster.passes) {
+    if (std::holds_alternative<NotModelled>(cost)) names.push_back(quoted(to_string(pass)));
+  }
+  return names.empty() ? "" : fmt::format("not_modelled = [{}]\n", fmt::join(names, ", "));
+}
+
+}  // namespace
+
+Cluster read_cluster(const ConfigFile& file) {
+  ConfigTable root = file.root();
+  Cluster cluster;
+  cluster.name = root.text("name");
+  cluster.source = root.text("source");
+  cluster.nodes = root.integer("nodes", 1, kMaxNodes);
+  cluster.gpus_per_node = root.integer("gpus_per_node", 1, kMaxGpusPerNode);
+  read_gpu(root.table("gpu"), cluster);
+  read_network(root.table("network"), cluster);
+  read_overlap(root, cluster);
+  read_fits(root.table("fits"), cluster);
+  read_not_modelled(root, cluster);
+  root.finish();
+  return cluster;
+}
+
+std::string to_toml(const Cluster& cluster) {
+  return line("name", cluster.name) + line("source", cluster.source) +
+         line("nodes", cluster.nodes) + line("gpus_per_node", cluster.gpus_per_node) +
+         not_modelled_toml(cluster) + gpu_toml(cluster) + network_toml(cluster) +
+         overlap_toml(cluster) + fits_toml(cluster);
+}
+
+}  // namespace pipemoe

@@ -1,0 +1,17 @@
+// Cluster profiles as files (TOML).
+#pragma once
+
+#include <string>
+
+#include "models/cluster.hpp"
+
+namespace pipemoe {
+
+class ConfigFile;
+/// Throws InputError naming file, key, value and allowed range.
+Cluster read_cluster(const ConfigFile& file);
+
+/// A profile that read_cluster reads back as an equal cluster, to the last bit.
+std::string to_toml(const Cluster& cluster);
+
+}  // namespace pipemoe

@@ -1,0 +1,227 @@
+#include "models/cluster_io.hpp"
+
+#include <catch2/catch.hpp>
+#include <random>
+
+#include "models/config.hpp"
+#include "models/error.hpp"
+#include "tests/support/random_layers.hpp"
+
+using namespace pipemoe;
+using namespace pipemoe::test;
+using Catch::Matchers::Contains;
+using Catch::Matchers::Equals;
+
+namespace {
+
+Cluster read(const std::string& text) {
+  return read_cluster(ConfigFile::parse(text, "c.toml", "cluster"));
+}
+
+// Draws what a profile may hold.
+class Draw {
+ public:
+  explicit Draw(std::uint64_t seed) : random_(seed) {}
+
+  Cluster cluster() {
+    Cluster made{.name = text(), .source = text()};
+    made.nodes = integer(1, 64);
+    made.gpus_per_node = integer(1, 8);
+    const std::int64_t memory = integer(1, std::int64_t{1} << 50);
+    made.gpu = {text(), {memory}, {integer(1, memory)}};
+    made.nic = link();
+    made.gpu_link = link();
+    if (chance()) made.fat_tree = FatTree{integer(1, 64), 1 + number()};
+    if (chance()) made.overlap = Overlap{1 + number(), 1 + number(), text()};
+    for (auto count = integer(0, 3); count > 0; --count) {
+      made.all_to_all[integer(1, 512)] = fit<Bytes>();
+    }
+    for (const Dtype dtype : {Dtype::Fp32, Dtype::Bf16, Dtype::Fp16}) {
+      if (chance()) made.gemm[dtype] = fit<Flops>();
+    }
+    for (const MemoryPass pass : kMemoryPasses) {
+      if (chance()) made.passes[pass] = chance() ? PassCost{fit<Bytes>()} : NotModelled{};
+    }
+    if (chance()) add_experts(made);
+    return made;
+  }
+
+ private:
+  bool chance() { return integer(0, 1) == 1; }
+  std::int64_t integer(std::int64_t from, std::int64_t to) {
+    return std::uniform_int_distribution<std::int64_t>(from, to)(random_);
+  }
+  // Of any size, most with 17 significant digits.
+  double number() {
+    const double digits = std::uniform_real_distribution<double>(0, 1)(random_);
+    return chance() ? digits : std::ldexp(digits, static_cast<int>(integer(-80, 9)));
+  }
+  std::string text() {
+    static const std::string letters = "ab \"\\\n\t#='[]\x7f\x01é";
+    std::string made;
+    for (auto count = integer(0, 12); count > 0; --count) {
+      made += letters.substr(static_cast<std::size_t>(integer(0, 13)), 1);
+    }
+    return chance() ? made : made + "é";
+  }
+  LinkPhysics link() { return {{(1 + number()) * 1e9}, (1 + number() / 600) / 2}; }
+
+  template <class Work>
+  Fit<Work> fit() {
+    Fit<Work> made;
+    made.model = AlphaBeta<Work>{Seconds{number()}, {number()}};
+    if (chance()) {
+      TimeTable table{{{number(), Seconds{number()}}}};
+      for (auto count = integer(1, 4); count > 0; --count) {
+        const auto [amount, time] = table.points.back();
+        table.points.emplace_back(amount + 1 + number(), time + Seconds{number()});
+      }
+      made.model = table;
+    }
+    if (chance()) made.r_squared = std::min(1.0, number());
+    const double from = number();
+    if (chance()) made.range = WorkRange{from, from + 1 + number()};
+    made.source = text();
+    return made;
+  }
+
+  void add_experts(Cluster& cluster) {
+    std::int64_t dim = 1;  // every shape another
+    for (const Pass pass :
+         {Pass::Forward, Pass::Backward, Pass::InputGradient, Pass::WeightGradient}) {
+      for (const Activation activation : {Activation::Gelu, Activation::SwiGlu}) {
+        const MoeLayer shape{.model_dim = dim += integer(1, 99),
+                             .hidden_dim = integer(1, 999),
+                             .num_experts = integer(1, 9),
+                             .activation = activation};
+        cluster.experts.push_back(
+            {Dtype::Bf16, activation, pass, shape.gemms(pass, 0, 1), fit<Flops>()});
+      }
+    }
+  }
+
+  std::mt19937_64 random_;
+};
+
+constexpr const char* kFirst = R"(name = "c"
+source = "s"
+nodes = 1
+gpus_per_node = 2
+[gpu]
+name = "G"
+memory_bytes = 10
+usable_memory_bytes = 10
+link_bytes_per_s = 1
+efficiency = 1
+[network]
+topology = "star"
+nic_bytes_per_s = 1
+efficiency = 1
+[fits]
+)";
+
+constexpr const char* kExpert = R"([[fits.expert]]
+dtype = "bf16"
+activation = "swiglu"
+pass = "input_gradient"
+experts_per_rank = 4
+model_dim = 3
+hidden_dim = 5
+flops = [0, 100]
+seconds = [1, 3]
+range_flops = [10, 50]
+source = "measured"
+)";
+
+// kFirst and kExpert with the latter's only `from` replaced.
+Cluster read_expert(const std::string& from = "", const std::string& to = "") {
+  std::string text = kExpert;
+  const auto at = text.find(from);
+  REQUIRE(at != std::string::npos);
+  return read(kFirst + text.replace(at, from.size(), to));
+}
+
+}  // namespace
+
+TEST_CASE("the shipped profiles read back as they were written", "[models][cluster][io]") {
+  for (const int ranks : {16, 32, 64}) {
+    const Cluster cluster = authors_cluster(ranks);
+    CHECK(read(to_toml(cluster)) == cluster);
+  }
+}
+
+TEST_CASE("random profiles read back to the last bit", "[models][cluster][io]") {
+  Draw draw(7);
+  for (int i = 0; i < 300; ++i) {
+    const Cluster cluster = draw.cluster();
+    const std::string text = to_toml(cluster);
+    CAPTURE(i, text);
+    REQUIRE(read(text) == cluster);
+  }
+}
+
+TEST_CASE("a written profile reads like a shipped one", "[models][cluster][io]") {
+  const std::string text = to_toml(authors_cluster(64));
+  CHECK_THAT(text, Contains("nodes = 16\ngpus_per_node = 4\n"
+                            "not_modelled = [\"gate\", \"permutation\", \"activation\"]\n"));
+  CHECK_THAT(text, Contains("\n[fits.all_to_all.64]\nalpha_s = 0.000783\n"
+                            "beta_s_per_byte = 3.84e-10\nsource = \"PipeMoE solver.py"));
+}
+
+TEST_CASE("an expert's fit is for one exact shape", "[models][cluster][io]") {
+  const Cluster cluster = read_expert();
+  REQUIRE(cluster.experts.size() == 1);
+  const ExpertFit& expert = cluster.experts[0];
+  CHECK(expert.dtype == Dtype::Bf16);
+  CHECK(expert.activation == Activation::SwiGlu);
+  CHECK(expert.pass == Pass::InputGradient);
+  // The second matrix's gradient is 3 -> 5 wide, that of SwiGLU's first one 2 * 5 -> 3.
+  CHECK(expert.gemms == GemmShapes{{4, 0, 5, 3}, {4, 0, 3, 10}});
+  CHECK(expert.fit(Flops{50}) == Seconds{2});
+  CHECK(expert.fit.range == WorkRange{10, 50});
+}
+
+TEST_CASE("an expert's fit that cannot be used is refused", "[models][cluster][io]") {
+  const std::string where = "c.toml: fits.expert[0].";
+  for (const char* key : {"dtype", "activation", "pass", "experts_per_rank", "model_dim",
+                          "hidden_dim", "seconds", "source"}) {
+    CAPTURE(key);
+    CHECK_THROWS_WITH(read_expert(std::string(key) + " =", "# "),
+                      Equals(where + key + " is missing"));
+  }
+  CHECK_THROWS_WITH(read_expert("bf16", "fp64"), Contains(where + "dtype is fp64, must be one of"));
+  CHECK_THROWS_WITH(read_expert("swiglu", "tanh"), Contains(where + "activation is tanh"));
+  CHECK_THROWS_WITH(
+      read_expert("input_gradient", "sideways"),
+      Equals(where + "pass is sideways, must be one of forward, backward, input_gradient, "
+                     "weight_gradient"));
+  CHECK_THROWS_WITH(read_expert("model_dim = 3", "model_dim = 0"), Contains("model_dim is 0"));
+  CHECK_THROWS_WITH(read_expert("seconds = [1, 3]", "seconds = [3, 1]"),
+                    Contains(where + "seconds") && Contains("times must not fall"));
+  CHECK_THROWS_WITH(read_expert("source", "typo = 1\nsource"),
+                    Contains(where + "typo is an unknown key"));
+  CHECK_THROWS_WITH(read(std::string(kFirst) + kExpert + kExpert),
+                    Equals("c.toml: fits.expert[1].pass of this shape is fitted twice"));
+  CHECK_THROWS_WITH(read(std::string(kFirst) + "expert = 3"),
+                    Equals("c.toml: fits.expert must be a list of tables"));
+  CHECK_THROWS_WITH(read(std::string(kFirst) + "expert = [3]"),
+                    Equals("c.toml: fits.expert holds 3, must hold tables"));
+}
+
+TEST_CASE("an overlap slows, by a factor from a source", "[models][cluster][io]") {
+  const auto read_overlap = [](const std::string& keys) {
+    return read(std::string(kFirst) + "[overlap]\n" + keys).overlap;
+  };
+  CHECK_FALSE(read(kFirst).overlap.has_value());
+  CHECK(read_overlap("compute_slowdown = 1.25\ncommunication_slowdown = 1\nsource = 's'") ==
+        Overlap{1.25, 1, "s"});
+  CHECK_THROWS_WITH(read_overlap("compute_slowdown = 0.5"),
+                    Contains("overlap.compute_slowdown is 0.5, must be at least 1"));
+  CHECK_THROWS_WITH(read_overlap("compute_slowdown = 1"),
+                    Equals("c.toml: overlap.communication_slowdown is missing"));
+  CHECK_THROWS_WITH(read_overlap("compute_slowdown = 1\ncommunication_slowdown = nan"),
+                    Contains("communication_slowdown is nan"));
+  CHECK_THROWS_WITH(
+      read_overlap("compute_slowdown = 1\ncommunication_slowdown = 1\nsource = 's'\ntypo = 1"),
+      Contains("overlap.typo is an unknown key"));
+}
