@@ -52,4 +52,6 @@ void set_blas_threads(int threads) {
   openblas_set_num_threads(threads);
 }
 
+std::string blas_version() { return openblas_get_config(); }
+
 }  // namespace pipemoe::kernels

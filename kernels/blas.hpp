@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 
 namespace pipemoe::kernels {
 
@@ -28,5 +29,8 @@ void gemm(const Gemm& shape, std::span<const float> a, std::span<const float> b,
 /// Threads of each later gemm(), in this process; 1 until set, so that ranks of one host do not
 /// take each other's cores. Not to be called while a gemm() runs.
 void set_blas_threads(int threads);
+
+/// The library, its version and the kernels it chose for this processor.
+std::string blas_version();
 
 }  // namespace pipemoe::kernels

@@ -1,7 +1,7 @@
 // The experts of one rank on one chunk: act(x * first + first_bias) * second + second_bias, and its
 // gradients. Each expert's rows from all sources are packed together, so that each product is one
 // GEMM per expert. "rows" below are ReceivedRows::rows() of the chunk; received and packed order
-// are defined there.
+// are defined there. Where they are the same order, a buffer and its packed twin may be one.
 #pragma once
 
 #include <cstdint>

@@ -41,22 +41,38 @@ ReceivedRows ReceivedRows::chunk(std::int64_t degree, std::int64_t chunk) const 
   return {num_sources_, local_experts_, std::move(rows)};
 }
 
+namespace {
+
+// Calls copy_rows(received row, packed row, number) for each block of `expert`, unless one buffer
+// is both.
+template <class CopyRows>
+void for_each_block(const ReceivedRows& rows, std::int64_t expert, bool same_buffer,
+                    CopyRows copy_rows) {
+  if (rows.rows() == 0) return;  // two empty buffers look like one
+  ensure(!same_buffer || rows.is_packed(), "rows in one buffer have two orders");
+  if (same_buffer) return;
+  for (std::int64_t source = 0; source < rows.num_sources(); ++source) {
+    copy_rows(rows.received_begin(source, expert), rows.packed_begin(source, expert),
+              rows.block_rows(source, expert));
+  }
+}
+
+}  // namespace
+
 void pack_expert(const ReceivedRows& rows, std::int64_t expert, std::int64_t width,
                  std::span<const float> received, std::span<float> packed) {
-  for (std::int64_t source = 0; source < rows.num_sources(); ++source) {
-    const std::int64_t count = rows.block_rows(source, expert);
-    copy(rows_of(received, rows.received_begin(source, expert), count, width),
-         rows_of(packed, rows.packed_begin(source, expert), count, width));
-  }
+  for_each_block(rows, expert, received.data() == packed.data(),
+                 [&](std::int64_t from, std::int64_t to, std::int64_t count) {
+                   copy(rows_of(received, from, count, width), rows_of(packed, to, count, width));
+                 });
 }
 
 void unpack_expert(const ReceivedRows& rows, std::int64_t expert, std::int64_t width,
                    std::span<const float> packed, std::span<float> received) {
-  for (std::int64_t source = 0; source < rows.num_sources(); ++source) {
-    const std::int64_t count = rows.block_rows(source, expert);
-    copy(rows_of(packed, rows.packed_begin(source, expert), count, width),
-         rows_of(received, rows.received_begin(source, expert), count, width));
-  }
+  for_each_block(rows, expert, received.data() == packed.data(),
+                 [&](std::int64_t to, std::int64_t from, std::int64_t count) {
+                   copy(rows_of(packed, from, count, width), rows_of(received, to, count, width));
+                 });
 }
 
 namespace {

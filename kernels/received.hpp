@@ -20,6 +20,8 @@ class ReceivedRows {
   std::int64_t num_sources() const { return num_sources_; }
   std::int64_t local_experts() const { return local_experts_; }
   std::int64_t rows() const { return received_begin_.back(); }
+  /// Whether received order is packed order: one source, or one expert.
+  bool is_packed() const { return num_sources_ == 1 || local_experts_ == 1; }
   std::int64_t block_rows(std::int64_t source, std::int64_t expert) const {
     return rows_[index(source, expert)];
   }
@@ -48,7 +50,8 @@ class ReceivedRows {
   std::vector<std::int64_t> packed_begin_;
 };
 
-/// Both buffers: [rows.rows(), width]. Only the rows of `expert` are touched, on either side.
+/// Both buffers: [rows.rows(), width]. Only the rows of `expert` are touched, on either side. The
+/// two may be one buffer where rows.is_packed(): then there is nothing to do.
 void pack_expert(const ReceivedRows& rows, std::int64_t expert, std::int64_t width,
                  std::span<const float> received, std::span<float> packed);
 void unpack_expert(const ReceivedRows& rows, std::int64_t expert, std::int64_t width,
