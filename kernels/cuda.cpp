@@ -1,0 +1,101 @@
+#include "kernels/cuda.hpp"
+
+#include <cstdio>
+
+namespace pipemoe::cuda {
+
+void log_failure(cudaError_t status, const char* what) noexcept {
+  if (status == cudaSuccess || status == cudaErrorCudartUnloading) return;
+  std::fprintf(stderr, "pipemoe: %s: CUDA: %s\n", what, cudaGetErrorString(status));
+}
+
+int device_count() noexcept {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) != cudaSuccess) {
+    (void)cudaGetLastError();
+    return 0;
+  }
+  return count;
+}
+
+Device current_device() {
+  int index = 0;
+  check(cudaGetDevice(&index));
+  cudaDeviceProp properties{};
+  check(cudaGetDeviceProperties(&properties, index));
+  Device device{.name = properties.name,
+                .major = properties.major,
+                .minor = properties.minor,
+                .multiprocessors = properties.multiProcessorCount,
+                .memory = properties.totalGlobalMem};
+  check(cudaDriverGetVersion(&device.driver));
+  check(cudaRuntimeGetVersion(&device.runtime));
+  return device;
+}
+
+Stream::Stream(Priority priority) {
+  int least = 0, greatest = 0;
+  check(cudaDeviceGetStreamPriorityRange(&least, &greatest));
+  check(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking,
+                                     priority == Priority::High ? greatest : least));
+}
+
+Stream::~Stream() {
+  if (stream_ != nullptr) log_failure(cudaStreamDestroy(stream_), "end of a stream");
+}
+
+Event::Event(Timing timing) {
+  check(cudaEventCreateWithFlags(&event_,
+                                 timing == Timing::On ? cudaEventDefault : cudaEventDisableTiming));
+}
+
+Event::~Event() {
+  if (event_ != nullptr) log_failure(cudaEventDestroy(event_), "end of an event");
+}
+
+std::chrono::duration<double> elapsed(const Event& from, const Event& to) {
+  check(cudaEventSynchronize(to.get()));
+  float milliseconds = 0;
+  check(cudaEventElapsedTime(&milliseconds, from.get(), to.get()));
+  return std::chrono::duration<double, std::milli>(milliseconds);
+}
+
+DeviceBuffer::DeviceBuffer(std::size_t bytes) : bytes_(bytes) {
+  if (bytes > 0) check(cudaMalloc(&data_, bytes));
+}
+
+DeviceBuffer::~DeviceBuffer() {
+  if (data_ == nullptr || owner_ != nullptr) return;
+  log_failure(cudaFree(data_), "end of a device buffer");
+}
+
+PinnedBuffer::PinnedBuffer(std::size_t bytes) : bytes_(bytes) {
+  if (bytes > 0) check(cudaMallocHost(&data_, bytes));
+}
+
+PinnedBuffer::~PinnedBuffer() {
+  if (data_ != nullptr) log_failure(cudaFreeHost(data_), "end of a pinned buffer");
+}
+
+Graph::~Graph() {
+  if (executable_ != nullptr) log_failure(cudaGraphExecDestroy(executable_), "end of a graph");
+}
+
+void Graph::abandon(cudaStream_t stream) noexcept {
+  cudaGraph_t graph = nullptr;
+  (void)cudaStreamEndCapture(stream, &graph);
+  if (graph != nullptr) (void)cudaGraphDestroy(graph);
+  (void)cudaGetLastError();
+}
+
+Graph Graph::finish(cudaStream_t stream, Where at) {
+  cudaGraph_t graph = nullptr;
+  check(cudaStreamEndCapture(stream, &graph), at);
+  Graph result;
+  const cudaError_t status = cudaGraphInstantiate(&result.executable_, graph, 0);
+  log_failure(cudaGraphDestroy(graph), "end of a recorded graph");
+  check(status, at);
+  return result;
+}
+
+}  // namespace pipemoe::cuda

@@ -1,0 +1,342 @@
+#include "kernels/device_layer.hpp"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "kernels/device_activation.hpp"
+#include "kernels/device_layer_state.hpp"
+#include "kernels/routing.hpp"
+
+namespace pipemoe::cuda {
+namespace {
+
+using kernels::ReceivedRows;
+
+std::vector<std::int64_t> capacity_rows(const DeviceLayerShape& shape) {
+  return std::vector<std::int64_t>(static_cast<std::size_t>(shape.num_experts), shape.capacity);
+}
+
+ReceivedRows capacity_received(const DeviceLayerShape& shape) {
+  const auto blocks = static_cast<std::size_t>(shape.num_ranks * shape.local_experts());
+  return {shape.num_ranks, shape.local_experts(),
+          std::vector<std::int64_t>(blocks, shape.capacity)};
+}
+
+// block_begin of a layer with a capacity.
+std::vector<std::int32_t> capacity_blocks(const DeviceLayerShape& shape, std::int64_t degree) {
+  std::vector<std::int32_t> begins;
+  std::int64_t begin = 0;
+  for (std::int64_t chunk = 0; chunk < degree; ++chunk) {
+    for (std::int64_t e = 0; e < shape.num_experts; ++e) {
+      begins.push_back(static_cast<std::int32_t>(begin));
+      begin += kernels::rows_in_chunk(shape.capacity, degree, chunk);
+    }
+  }
+  return begins;
+}
+
+void check_width(const char* name, std::int64_t width, Element element) {
+  const std::int64_t unit = kUnitBytes / size_of(element);
+  if (width > 0 && width % unit == 0) return;
+  throw InputError(fmt::format("{} is {}, must be a multiple of {} for {} on a GPU", name, width,
+                               unit, element == Element::Fp32 ? "fp32" : "bf16"));
+}
+
+void check_range(const char* name, std::int64_t value, std::int64_t least, std::int64_t most) {
+  if (value >= least && value <= most) return;
+  throw InputError(fmt::format("{} is {}, must be {}..{} on a GPU", name, value, least, most));
+}
+
+std::int64_t divided_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+}  // namespace
+
+void check_runs_here(const DeviceLayerShape& shape) { check_runs_on(shape, current_device()); }
+
+void check_runs_on(const DeviceLayerShape& shape, const Device& device) {
+  check_width("model_dim", shape.model_dim, shape.element);
+  check_width("hidden_dim", shape.hidden_dim, shape.element);
+  check_range("num_experts", shape.num_experts, 1, kMostExperts);
+  check_range("top_k", shape.top_k, 1, std::min(kMostChoices, shape.num_experts));
+  check_range("tokens_per_rank", shape.tokens, 1, (std::int64_t{1} << 31) / kMostChoices);
+  if (shape.num_experts % shape.num_ranks != 0) {
+    throw InputError(fmt::format("num_experts is {}, must be a multiple of the {} ranks",
+                                 shape.num_experts, shape.num_ranks));
+  }
+  ensure(!shape.direct || shape.num_ranks == 1, "device layer: direct on several ranks");
+  if (shape.element == Element::Bf16 && !device.has_bf16()) {
+    throw InputError(fmt::format("dtype is bf16, which {} (compute capability {}.{}) lacks: fp32",
+                                 device.name, device.major, device.minor));
+  }
+}
+
+DeviceLayer::State::State(const DeviceLayerShape& of, const DeviceWeights& with,
+                          const DeviceGradients& to, const DeviceTokens& on,
+                          DeviceAllocator exchanged)
+    : shape(of),
+      weights(with),
+      gradients(to),
+      tokens(on),
+      matmuls(of.search),
+      exchanged_allocator(std::move(exchanged)) {
+  const bool bf16 = shape.element == Element::Bf16;
+  padded_experts = bf16 ? divided_up(shape.num_experts, 8) * 8 : shape.num_experts;
+  gate_parts = bf16 ? 3 : 1;
+  packs = !shape.direct && shape.num_ranks > 1 && shape.local_experts() > 1;
+  regroups = !shape.direct && shape.forward_degree != shape.backward_degree;
+  // Support depends on types and strides, not on how many rows there are.
+  fusion = choose_fusion(
+      shape, {.experts = shape.capacity < 0 ? 1 : shape.local_experts(), .rows = 64, .stride = 64},
+      matmuls);
+  products = ExpertProducts(shape, fusion);
+  allocate_gate();
+  if (shape.capacity >= 0) {
+    const Stream stream;
+    placement = place(shape, capacity_rows(shape), capacity_received(shape));
+    allocate_rows();
+    upload(stream);
+    stream.synchronize();
+  }
+  prepare_products();
+}
+
+void DeviceLayer::State::need(const char* name, std::int64_t bytes,
+                              const DeviceAllocator& allocator) {
+  DeviceBuffer& buffer = buffers[name];
+  if (static_cast<std::int64_t>(buffer.bytes()) >= bytes) return;
+  buffer = DeviceBuffer();
+  const auto size = static_cast<std::size_t>(bytes);
+  buffer = allocator ? allocator(size) : DeviceBuffer(size);
+}
+
+const DeviceBuffer& DeviceLayer::State::buffer(const char* name) const {
+  const auto found = buffers.find(name);
+  ensure(found != buffers.end(), name);
+  return found->second;
+}
+
+void DeviceLayer::State::allocate_gate() {
+  const std::int64_t choices = shape.routing().choices(), element = size_of(shape.element);
+  need("logits", shape.tokens * gate_parts * padded_experts * 4);
+  need("probabilities", shape.tokens * shape.num_experts * 4);
+  need("experts", choices * 4);
+  need("combine_weights", choices * 4);
+  need("tile_counts", tile_counts_size(shape.routing()) * 4);
+  need("counts", shape.num_experts * 4);
+  need("load", shape.num_experts * 4);
+  need("logit_gradient", shape.tokens * padded_experts * element);
+  need("gate_input_gradient", shape.tokens * shape.model_dim * element);
+  if (sums_tokens()) need("expert_weights", shape.tokens * padded_experts * element);
+  if (shape.num_experts <= kFewExperts) need("token_sums", sum_tokens_scratch(token_sums()) * 4);
+  if (gate_parts > 1) need("gate_split", gate_parts * padded_experts * shape.model_dim * 2);
+  if (shape.auxiliary_loss_weight != 0) {
+    need("loss", 4);
+    need("loss_parts", kAuxiliaryParts * 4);
+  }
+  const std::int64_t forward = shape.direct ? 1 : shape.forward_degree;
+  need("forward_blocks", forward * shape.num_experts * 4);
+  need("forward_row_of", choices * 4);
+  if (regroups) {
+    need("backward_blocks", shape.backward_degree * shape.num_experts * 4);
+    need("backward_row_of", choices * 4);
+  }
+  staged = PinnedBuffer(static_cast<std::size_t>(shape.num_experts * 4));
+  if (shape.capacity < 0) return;
+  const auto write = [&](const char* name, std::int64_t degree) {
+    const std::vector<std::int32_t> begins = capacity_blocks(shape, degree);
+    check(cudaMemcpy(at(name), begins.data(), begins.size() * 4, cudaMemcpyHostToDevice));
+  };
+  write("forward_blocks", forward);
+  if (regroups) write("backward_blocks", shape.backward_degree);
+}
+
+void DeviceLayer::State::allocate_rows() {
+  const std::int64_t rows = placement.received_rows, element = size_of(shape.element);
+  const std::int64_t model = rows * shape.model_dim * element;
+  const std::int64_t hidden = rows * shape.hidden_dim * element;
+  const std::int64_t first = rows * shape.first_width() * element;
+  const DeviceAllocator& exchanged = exchanged_allocator;
+  const DeviceAllocator packed = packs ? DeviceAllocator() : exchanged;
+  need("input", model, packed);
+  need("hidden", hidden);
+  need("output", model, packed);  // and the gradient of the input
+  need("output_gradient", model, packed);
+  need("first_gradient", first);
+  if (gelu_or_swiglu()) need("first", first);
+  if (shape.activation == DeviceActivation::SwiGlu) need("hidden_gradient", hidden);
+  if (!shape.direct) {
+    need("sent", placement.sent_rows * shape.model_dim * element, exchanged);
+    need("back", placement.sent_rows * shape.model_dim * element, exchanged);
+  }
+  if (packs) {
+    need("received", model, exchanged);
+    need("returned", model, exchanged);
+  }
+  if (regroups) {
+    need("input_regrouped", model);
+    need("hidden_regrouped", hidden);
+    if (gelu_or_swiglu()) need("first_regrouped", first);
+  }
+  if (shape.biases) need("first_bias_sums", placement.first_bias_sums * 4);
+  std::int64_t sums = 0;
+  for (const DeviceChunk& chunk : placement.backward) {
+    for (const Group& group : chunk.groups) {
+      sums = std::max(
+          sums, partial_sums_size({.experts = group.experts, .rows = group.rows}, shape.model_dim));
+    }
+  }
+  if (shape.biases && !sums_tokens()) need("second_bias_sums", sums * 4);
+  need("moves", static_cast<std::int64_t>(placement.moves.size() * sizeof(RowMove)));
+}
+
+void DeviceLayer::State::upload(cudaStream_t stream) {
+  const std::size_t table = placement.moves.size() * sizeof(RowMove);
+  const auto counts = static_cast<std::size_t>(shape.num_experts * 4);
+  if (staged.bytes() < counts + 64 + table) staged = PinnedBuffer(2 * (counts + 64 + table));
+  if (table == 0) return;
+  std::byte* from = staged.data() + (counts + 63) / 64 * 64;
+  std::copy_n(reinterpret_cast<const std::byte*>(placement.moves.data()), table, from);
+  check(cudaMemcpyAsync(at("moves"), from, table, cudaMemcpyHostToDevice, stream));
+}
+
+void DeviceLayer::State::prepare_products() {
+  const auto each_group = [](const std::vector<DeviceChunk>& chunks, auto visit) {
+    for (const DeviceChunk& chunk : chunks) {
+      for (const Group& group : chunk.groups) {
+        if (group.rows > 0) visit(group);
+      }
+    }
+  };
+  if (shape.search != Search::Timed) return;
+  each_group(placement.forward, [&](const Group& group) {
+    matmuls.prepare(products.first(group));
+    matmuls.prepare(products.second(group));
+  });
+  each_group(placement.backward, [&](const Group& group) {
+    matmuls.prepare(products.hidden_gradient(group));
+    matmuls.prepare(products.input_gradient(group));
+    for (const bool accumulate : {false, true}) {
+      if (accumulate && shape.backward_degree == 1) continue;
+      matmuls.prepare(products.first_weight(group, accumulate));
+      matmuls.prepare(products.second_weight(group, accumulate));
+    }
+  });
+}
+
+DeviceRows DeviceLayer::State::rows() const {
+  return {shape.routing(), shape.model_dim, shape.element, at<std::int32_t>("counts")};
+}
+
+RowMap DeviceLayer::State::map(Direction direction) const {
+  if (direction == Direction::Backward && regroups) {
+    return {shape.backward_degree, at<std::int32_t>("backward_blocks"),
+            at<std::int32_t>("backward_row_of")};
+  }
+  return {shape.direct ? 1 : shape.forward_degree, at<std::int32_t>("forward_blocks"),
+          at<std::int32_t>("forward_row_of")};
+}
+
+const DeviceChunk& DeviceLayer::State::chunk(Direction direction, std::int64_t index) const {
+  const auto& chunks = direction == Direction::Forward ? placement.forward : placement.backward;
+  ensure(index >= 0 && index < static_cast<std::int64_t>(chunks.size()), "device layer: chunk");
+  return chunks[static_cast<std::size_t>(index)];
+}
+
+void DeviceLayer::State::note(const char* name, double flops, double bytes,
+                              cudaStream_t stream) const {
+  if (observer) observer({name, flops, bytes, stream});
+}
+
+DeviceLayer::DeviceLayer(const DeviceLayerShape& shape, const DeviceWeights& weights,
+                         const DeviceGradients& gradients, const DeviceTokens& tokens,
+                         DeviceAllocator exchanged) {
+  check_runs_here(shape);
+  state_ = std::make_unique<State>(shape, weights, gradients, tokens, std::move(exchanged));
+}
+DeviceLayer::~DeviceLayer() = default;
+
+std::vector<std::int64_t> DeviceLayer::read_counts(cudaStream_t stream) {
+  State& s = *state_;
+  ensure(s.shape.capacity < 0, "read_counts: a layer with a capacity");
+  const auto experts = static_cast<std::size_t>(s.shape.num_experts);
+  check(cudaMemcpyAsync(s.staged.data(), s.at("counts"), experts * 4, cudaMemcpyDeviceToHost,
+                        stream));
+  check(cudaStreamSynchronize(stream));
+  const auto* counts = s.staged.as<std::int32_t>();
+  return {counts, counts + experts};
+}
+
+void DeviceLayer::place_rows(const std::vector<std::int64_t>& sent, const ReceivedRows& received,
+                             cudaStream_t stream) {
+  State& s = *state_;
+  ensure(s.shape.capacity < 0, "place_rows: a layer with a capacity");
+  s.placement = place(s.shape, sent, received);
+  s.allocate_rows();
+  s.upload(stream);
+}
+
+DeviceExchange DeviceLayer::dispatch(Direction direction, std::int64_t index) const {
+  const State& s = *state_;
+  ensure(!s.shape.direct, "dispatch: a direct layer");
+  const DeviceChunk& chunk = s.chunk(direction, index);
+  const std::int64_t width = s.shape.model_dim, row_bytes = width * size_of(s.shape.element);
+  const char* packed = direction == Direction::Forward ? "input" : "output_gradient";
+  DeviceExchange exchange{s.row("sent", chunk.sent_begin, width),
+                          s.row(s.packs ? "received" : packed, chunk.received_begin, width)};
+  for (const std::int64_t rows : chunk.sent_rows) exchange.send_bytes.push_back(rows * row_bytes);
+  for (const std::int64_t rows : chunk.received_rows) {
+    exchange.receive_bytes.push_back(rows * row_bytes);
+  }
+  return exchange;
+}
+
+DeviceExchange DeviceLayer::combine_exchange(Direction direction, std::int64_t index) const {
+  const State& s = *state_;
+  DeviceExchange exchange = dispatch(direction, index);
+  const DeviceChunk& chunk = s.chunk(direction, index);
+  const std::int64_t width = s.shape.model_dim;
+  std::swap(exchange.send_bytes, exchange.receive_bytes);
+  exchange.send = s.row(s.packs ? "returned" : "output", chunk.received_begin, width);
+  exchange.receive = s.row("back", chunk.sent_begin, width);
+  return exchange;
+}
+
+const DeviceLayerShape& DeviceLayer::shape() const { return state_->shape; }
+const std::int32_t* DeviceLayer::experts() const { return state_->at<std::int32_t>("experts"); }
+const float* DeviceLayer::combine_weights() const { return state_->at<float>("combine_weights"); }
+const float* DeviceLayer::auxiliary_loss() const { return state_->at<float>("loss"); }
+
+std::vector<std::pair<std::string, std::size_t>> DeviceLayer::bytes() const {
+  std::vector<std::pair<std::string, std::size_t>> all;
+  for (const auto& [name, buffer] : state_->buffers) all.emplace_back(name, buffer.bytes());
+  all.emplace_back("workspaces", 4 * Workspace::kBytes);
+  return all;
+}
+
+std::string DeviceLayer::fused() const {
+  const Fusion& fusion = state_->fusion;
+  std::string list;
+  const auto add = [&](bool is, const char* name) {
+    if (is) list += (list.empty() ? "" : ", ") + std::string(name);
+  };
+  add(fusion.first_bias, "first bias");
+  add(fusion.relu, "ReLU");
+  add(fusion.second_bias, "second bias");
+  return list.empty() ? "nothing" : list;
+}
+
+void DeviceLayer::poison(cudaStream_t stream) {
+  for (const auto& [name, buffer] : state_->buffers) {
+    const bool constant = name == "moves" || (name.ends_with("_blocks") && shape().capacity >= 0);
+    if (constant || buffer.bytes() == 0) continue;
+    check(cudaMemsetAsync(buffer.data(), 0xff, buffer.bytes(), stream));
+  }
+}
+
+void DeviceLayer::observe(std::function<void(const DeviceStep&)> observer) {
+  state_->observer = std::move(observer);
+}
+
+}  // namespace pipemoe::cuda

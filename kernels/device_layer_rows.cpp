@@ -1,0 +1,275 @@
+// Where rows lie and what shapes the products over them have: nothing here touches the device.
+#include <algorithm>
+
+#include "kernels/device_layer_state.hpp"
+#include "kernels/routing.hpp"
+
+namespace pipemoe::cuda {
+namespace {
+
+using kernels::ReceivedRows;
+using kernels::rows_before_chunk;
+using kernels::rows_in_chunk;
+
+std::vector<std::int64_t> sent_to_ranks(const DeviceLayerShape& shape,
+                                        const std::vector<std::int64_t>& sent, std::int64_t degree,
+                                        std::int64_t chunk) {
+  std::vector<std::int64_t> rows(static_cast<std::size_t>(shape.num_ranks));
+  for (std::int64_t e = 0; e < shape.num_experts; ++e) {
+    rows[static_cast<std::size_t>(e / shape.local_experts())] +=
+        rows_in_chunk(sent[static_cast<std::size_t>(e)], degree, chunk);
+  }
+  return rows;
+}
+
+std::vector<Group> packed_groups(const DeviceLayerShape& shape, const ReceivedRows& chunk,
+                                 std::int64_t begin) {
+  const std::int64_t experts = shape.local_experts();
+  if (shape.capacity >= 0) {
+    const std::int64_t rows = chunk.expert_rows(0);
+    return {{.experts = experts, .first_row = begin, .rows = rows, .stride = rows}};
+  }
+  std::vector<Group> groups;
+  for (std::int64_t e = 0; e < experts; ++e) {
+    groups.push_back({.first_expert = e,
+                      .experts = 1,
+                      .first_row = begin + chunk.packed_begin(0, e),
+                      .rows = chunk.expert_rows(e)});
+  }
+  return groups;
+}
+
+// All chunks of an expert together, experts one after another.
+std::vector<Group> direct_groups(const DeviceLayerShape& shape, const ReceivedRows& all,
+                                 std::int64_t degree, std::int64_t chunk) {
+  if (shape.capacity >= 0) {
+    return {{.experts = shape.num_experts,
+             .first_row = rows_before_chunk(shape.capacity, degree, chunk),
+             .rows = rows_in_chunk(shape.capacity, degree, chunk),
+             .stride = shape.capacity}};
+  }
+  std::vector<Group> groups;
+  for (std::int64_t e = 0; e < shape.num_experts; ++e) {
+    const std::int64_t rows = all.expert_rows(e);
+    groups.push_back({.first_expert = e,
+                      .experts = 1,
+                      .first_row = all.packed_begin(0, e) + rows_before_chunk(rows, degree, chunk),
+                      .rows = rows_in_chunk(rows, degree, chunk)});
+  }
+  return groups;
+}
+
+// Collects moves of one list and remembers where it began.
+class MoveList {
+ public:
+  explicit MoveList(std::vector<RowMove>& all)
+      : all_(all), moves_{.begin = static_cast<std::int64_t>(all.size())} {}
+  void add(const RowMove& move) {
+    if (move.rows == 0) return;
+    all_.push_back(move);
+    ++moves_.count;
+    moves_.most_rows = std::max(moves_.most_rows, move.rows);
+  }
+  const Moves& moves() const { return moves_; }
+
+ private:
+  std::vector<RowMove>& all_;
+  Moves moves_;
+};
+
+template <class Visit>
+void for_each_block(const ReceivedRows& rows, Visit visit) {
+  for (std::int64_t e = 0; e < rows.local_experts(); ++e) {
+    for (std::int64_t source = 0; source < rows.num_sources(); ++source) visit(source, e);
+  }
+}
+
+void add_packing(const ReceivedRows& rows, DeviceChunk& chunk, std::vector<RowMove>& all) {
+  const std::int64_t begin = chunk.received_begin;
+  MoveList pack(all);
+  for_each_block(rows, [&](std::int64_t source, std::int64_t e) {
+    pack.add({begin + rows.received_begin(source, e), begin + rows.packed_begin(source, e),
+              rows.block_rows(source, e)});
+  });
+  chunk.pack = pack.moves();
+  MoveList unpack(all);
+  for_each_block(rows, [&](std::int64_t source, std::int64_t e) {
+    unpack.add({begin + rows.packed_begin(source, e), begin + rows.received_begin(source, e),
+                rows.block_rows(source, e)});
+  });
+  chunk.unpack = unpack.moves();
+}
+
+std::vector<DeviceChunk> chunks_of(const DeviceLayerShape& shape,
+                                   const std::vector<std::int64_t>& sent, const ReceivedRows& all,
+                                   std::int64_t degree, bool packs, std::vector<RowMove>& moves) {
+  std::vector<DeviceChunk> chunks;
+  std::int64_t sent_begin = 0, received_begin = 0;
+  for (std::int64_t c = 0; c < degree; ++c) {
+    const ReceivedRows rows = all.chunk(degree, c);
+    DeviceChunk chunk{.sent_begin = sent_begin,
+                      .received_begin = received_begin,
+                      .sent_rows = sent_to_ranks(shape, sent, degree, c)};
+    for (std::int64_t source = 0; source < shape.num_ranks; ++source) {
+      chunk.received_rows.push_back(rows.source_rows(source));
+    }
+    chunk.groups = shape.direct ? direct_groups(shape, all, degree, c)
+                                : packed_groups(shape, rows, received_begin);
+    if (packs) add_packing(rows, chunk, moves);
+    for (const std::int64_t count : chunk.sent_rows) sent_begin += count;
+    received_begin += rows.rows();
+    chunks.push_back(std::move(chunk));
+  }
+  return chunks;
+}
+
+// From forward's chunks to one of backward's, both packed: as kernels::regroup.
+void add_regrouping(const DeviceLayerShape& shape, const ReceivedRows& all, std::int64_t index,
+                    RowPlacement& placement) {
+  const std::int64_t to_degree = shape.backward_degree, from_degree = shape.forward_degree;
+  DeviceChunk& chunk = placement.backward[static_cast<std::size_t>(index)];
+  const ReceivedRows to = all.chunk(to_degree, index);
+  MoveList list(placement.moves);
+  for_each_block(all, [&](std::int64_t source, std::int64_t e) {
+    const std::int64_t rows = all.block_rows(source, e);
+    std::int64_t row = rows_before_chunk(rows, to_degree, index);
+    const std::int64_t end = rows_before_chunk(rows, to_degree, index + 1);
+    std::int64_t to_row = chunk.received_begin + to.packed_begin(source, e);
+    while (row < end) {
+      const std::int64_t c = kernels::chunk_of_row(row, rows, from_degree);
+      const std::int64_t before = rows_before_chunk(rows, from_degree, c);
+      const std::int64_t last = rows_before_chunk(rows, from_degree, c + 1);
+      const std::int64_t count = std::min(end, last) - row;
+      const std::int64_t begin = placement.forward[static_cast<std::size_t>(c)].received_begin +
+                                 all.chunk(from_degree, c).packed_begin(source, e);
+      list.add({begin + row - before, to_row, count});
+      row += count;
+      to_row += count;
+    }
+  });
+  chunk.regroup = list.moves();
+}
+
+}  // namespace
+
+RowPlacement place(const DeviceLayerShape& shape, const std::vector<std::int64_t>& sent,
+                   const ReceivedRows& received) {
+  ensure(static_cast<std::int64_t>(sent.size()) == shape.num_experts, "place: rows sent");
+  ensure(received.num_sources() == shape.num_ranks &&
+             received.local_experts() == shape.local_experts(),
+         "place: rows received");
+  const bool packs = !shape.direct && shape.num_ranks > 1 && shape.local_experts() > 1;
+  RowPlacement placement{.received_rows = received.rows()};
+  for (const std::int64_t rows : sent) placement.sent_rows += rows;
+  placement.forward =
+      chunks_of(shape, sent, received, shape.forward_degree, packs, placement.moves);
+  placement.backward =
+      chunks_of(shape, sent, received, shape.backward_degree, packs, placement.moves);
+  for (DeviceChunk& chunk : placement.backward) {
+    for (Group& group : chunk.groups) {
+      group.sums_begin = placement.first_bias_sums;
+      placement.first_bias_sums +=
+          partial_sums_size({.experts = group.experts, .rows = group.rows}, shape.first_width());
+    }
+  }
+  if (!shape.direct && shape.forward_degree != shape.backward_degree) {
+    for (std::int64_t c = 0; c < shape.backward_degree; ++c) {
+      add_regrouping(shape, received, c, placement);
+    }
+  }
+  return placement;
+}
+
+// Rows times weights: [rows, k] * [k, n].
+Matmul ExpertProducts::on_rows(const Group& group, std::int64_t n, std::int64_t k) const {
+  const bool several = group.experts > 1;
+  return {.m = group.rows,
+          .n = n,
+          .k = k,
+          .batch = group.experts,
+          .lda = k,
+          .ldb = n,
+          .ldd = n,
+          .stride_a = several ? group.stride * k : 0,
+          .stride_b = several ? k * n : 0,
+          .stride_d = several ? group.stride * n : 0,
+          .in = shape_.element,
+          .out = shape_.element,
+          .tf32 = shape_.tf32};
+}
+
+// Rows transposed times rows: [m, rows] * [rows, n].
+Matmul ExpertProducts::over_rows(const Group& group, std::int64_t m, std::int64_t n,
+                                 bool accumulate) const {
+  const bool several = group.experts > 1;
+  return {.m = m,
+          .n = n,
+          .k = group.rows,
+          .batch = group.experts,
+          .transpose_a = true,
+          .lda = m,
+          .ldb = n,
+          .ldd = n,
+          .stride_a = several ? group.stride * m : 0,
+          .stride_b = several ? group.stride * n : 0,
+          .stride_d = several ? m * n : 0,
+          .in = shape_.element,
+          .out = shape_.element,
+          .accumulate = accumulate,
+          .tf32 = shape_.tf32};
+}
+
+Matmul ExpertProducts::first(const Group& group) const {
+  Matmul product = on_rows(group, shape_.first_width(), shape_.model_dim);
+  if (fusion_.first_bias) {
+    product.epilogue = fusion_.relu ? Epilogue::ReluBias : Epilogue::Bias;
+    product.stride_bias = group.experts > 1 ? shape_.first_width() : 0;
+  } else if (fusion_.relu) {
+    product.epilogue = Epilogue::Relu;
+  }
+  return product;
+}
+
+Matmul ExpertProducts::second(const Group& group) const {
+  Matmul product = on_rows(group, shape_.model_dim, shape_.hidden_dim);
+  if (fusion_.second_bias) {
+    product.epilogue = Epilogue::Bias;
+    product.stride_bias = group.experts > 1 ? shape_.model_dim : 0;
+  }
+  return product;
+}
+
+Matmul ExpertProducts::hidden_gradient(const Group& group) const {
+  Matmul product = on_rows(group, shape_.hidden_dim, shape_.model_dim);
+  product.transpose_b = true;
+  product.ldb = shape_.model_dim;
+  return product;
+}
+
+Matmul ExpertProducts::input_gradient(const Group& group) const {
+  Matmul product = on_rows(group, shape_.model_dim, shape_.first_width());
+  product.transpose_b = true;
+  product.ldb = shape_.first_width();
+  return product;
+}
+
+Matmul ExpertProducts::first_weight(const Group& group, bool accumulate) const {
+  return over_rows(group, shape_.model_dim, shape_.first_width(), accumulate);
+}
+
+Matmul ExpertProducts::second_weight(const Group& group, bool accumulate) const {
+  return over_rows(group, shape_.hidden_dim, shape_.model_dim, accumulate);
+}
+
+Fusion choose_fusion(const DeviceLayerShape& shape, const Group& group, const Matmuls& matmuls) {
+  Fusion fusion{.first_bias = shape.biases,
+                .relu = shape.activation == DeviceActivation::Relu,
+                .second_bias = shape.biases};
+  const auto first = [&] { return ExpertProducts(shape, fusion).first(group); };
+  if (!matmuls.can(first())) fusion.relu = false;
+  if (!matmuls.can(first())) fusion.first_bias = false;
+  if (!matmuls.can(ExpertProducts(shape, fusion).second(group))) fusion.second_bias = false;
+  return fusion;
+}
+
+}  // namespace pipemoe::cuda

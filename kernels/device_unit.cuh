@@ -1,0 +1,102 @@
+// Sixteen bytes of a row as fp32 values, and what kernels share.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <stdexcept>
+
+#include "kernels/device_types.hpp"
+
+namespace pipemoe::cuda {
+
+template <class T>
+inline constexpr int kUnit = kUnitBytes / sizeof(T);  // values of a unit
+
+template <class T>
+struct Unit {
+  float value[kUnit<T>];
+};
+
+__device__ inline void load(const float* from, Unit<float>& to) {
+  const float4 v = *reinterpret_cast<const float4*>(from);
+  to.value[0] = v.x, to.value[1] = v.y, to.value[2] = v.z, to.value[3] = v.w;
+}
+
+__device__ inline void unpack(const uint4& v, Unit<__nv_bfloat16>& to) {
+  const std::uint32_t words[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    to.value[2 * i] = __uint_as_float(words[i] << 16);
+    to.value[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
+  }
+}
+
+__device__ inline void unpack(const uint4& v, Unit<float>& to) {
+  to.value[0] = __uint_as_float(v.x), to.value[1] = __uint_as_float(v.y);
+  to.value[2] = __uint_as_float(v.z), to.value[3] = __uint_as_float(v.w);
+}
+
+/// A unit as it lies in memory: half the registers of its bf16 values.
+template <class T>
+__device__ uint4 load_packed(const T* from) {
+  return *reinterpret_cast<const uint4*>(from);
+}
+
+__device__ inline void load(const __nv_bfloat16* from, Unit<__nv_bfloat16>& to) {
+  unpack(*reinterpret_cast<const uint4*>(from), to);
+}
+
+__device__ inline void store(float* to, const Unit<float>& from) {
+  *reinterpret_cast<float4*>(to) =
+      make_float4(from.value[0], from.value[1], from.value[2], from.value[3]);
+}
+
+__device__ inline void store(__nv_bfloat16* to, const Unit<__nv_bfloat16>& from) {
+  std::uint32_t words[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(from.value[2 * i], from.value[2 * i + 1]);
+    words[i] = *reinterpret_cast<const std::uint32_t*>(&pair);
+  }
+  *reinterpret_cast<uint4*>(to) = make_uint4(words[0], words[1], words[2], words[3]);
+}
+
+__device__ inline float to_float(float x) { return x; }
+__device__ inline float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
+template <class T>
+__device__ T from_float(float x);
+template <>
+__device__ inline float from_float<float>(float x) {
+  return x;
+}
+template <>
+__device__ inline __nv_bfloat16 from_float<__nv_bfloat16>(float x) {
+  return __float2bfloat16_rn(x);
+}
+
+__device__ inline float warp_sum(float x) {
+#pragma unroll
+  for (int lanes = 16; lanes > 0; lanes /= 2) x += __shfl_xor_sync(0xffffffffu, x, lanes);
+  return x;
+}
+
+/// Calls launch(T{}) with the element's type.
+template <class Launch>
+void with_type(Element element, Launch launch) {
+  if (element == Element::Fp32) {
+    launch(float{});
+  } else {
+    launch(__nv_bfloat16{});
+  }
+}
+
+/// Blocks that cover `count` items, at most `limit` (the kernel then loops).
+inline unsigned blocks_for(std::int64_t count, std::int64_t per_block,
+                           std::int64_t limit = 1 << 30) {
+  const std::int64_t blocks = (count + per_block - 1) / per_block;
+  return static_cast<unsigned>(blocks < 1 ? 1 : blocks > limit ? limit : blocks);
+}
+
+}  // namespace pipemoe::cuda
