@@ -45,6 +45,15 @@ s4u::Host* add_host(s4u::NetZone* zone, const std::string& name,
   return host;
 }
 
+Channel add_channel(s4u::NetZone* zone, const std::string& name, s4u::Link::SharingPolicy sharing) {
+  auto* link = add_link(zone, name + "-link");
+  link->get_link_up()->set_sharing_policy(sharing);
+  const Channel channel{add_host(zone, name + "-from", {both_ways(link)}),
+                        add_host(zone, name + "-to", {}), link};
+  channel.set_slowdown(1);
+  return channel;
+}
+
 // A leaf switch. Its gateway needs a zone of its own: beside sub-zones SimGrid cannot route to it.
 s4u::NetZone* add_leaf(s4u::NetZone* top, const std::string& name, ClusterPlatform& platform) {
   s4u::NetZone* leaf = s4u::create_star_zone(name)->set_parent(top);
@@ -78,6 +87,10 @@ void set_bandwidth(const std::vector<const s4u::SplitDuplexLink*>& links, double
 }
 
 }  // namespace
+
+void Channel::set_slowdown(double slowdown) const {
+  link->get_link_up()->set_bandwidth(kFittedBandwidth / slowdown);
+}
 
 void ClusterPlatform::set_bandwidths(const Cluster& cluster) {
   set_bandwidth(gpu_links, cluster.gpu_link.payload().value);
@@ -123,12 +136,10 @@ const RankPlatform& World::rank() {
   if (rank_.gpu != nullptr) return rank_;
   s4u::NetZone* zone = new_platform_zone();
   const std::string name = zone->get_name();
-  auto* link = add_link(zone, name + "-link");
-  link->get_link_up()->set_bandwidth(kFittedBandwidth);
-  link->get_link_down()->set_bandwidth(kFittedBandwidth);
   rank_.gpu = add_host(zone, name + "-gpu", {});
-  rank_.sender = add_host(zone, name + "-sender", {both_ways(link)});
-  rank_.receiver = add_host(zone, name + "-receiver", {});
+  rank_.transfer = add_channel(zone, name + "-transfer", s4u::Link::SharingPolicy::SHARED);
+  rank_.start_up = add_channel(zone, name + "-start-up", s4u::Link::SharingPolicy::FATPIPE);
+  rank_.compute = add_channel(zone, name + "-compute", s4u::Link::SharingPolicy::FATPIPE);
   zone->seal();
   return rank_;
 }

@@ -15,12 +15,24 @@ inline constexpr double kHostSpeed = 1e12;
 /// "bytes". Large enough that rounding to whole ones stays below 1e-15 s.
 inline constexpr double kFittedBandwidth = 1e15;
 
-/// One representative rank: its GPU, and a link from `sender` to `receiver` on which collectives
-/// that run at once share the bandwidth.
+/// Work drawn as bytes on a link, so that its speed can change while it runs.
+struct Channel {
+  simgrid::s4u::Host* from = nullptr;
+  simgrid::s4u::Host* to = nullptr;
+  const simgrid::s4u::SplitDuplexLink* link = nullptr;
+
+  /// From now on, what takes s seconds alone takes s * slowdown.
+  void set_slowdown(double slowdown) const;
+};
+
+/// One representative rank: its GPU, and a channel on which collectives that run at once share the
+/// bandwidth. Where tasks slow each other, computation and collectives' start-ups are on channels
+/// too; what runs at once there does not share.
 struct RankPlatform {
   simgrid::s4u::Host* gpu = nullptr;
-  simgrid::s4u::Host* sender = nullptr;
-  simgrid::s4u::Host* receiver = nullptr;
+  Channel transfer;
+  Channel start_up;
+  Channel compute;
 };
 
 /// Nodes of GPUs. Each GPU has its own link into its node, each node its NIC into the network;

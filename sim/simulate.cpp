@@ -41,7 +41,9 @@ class Run {
         platform_(network == Network::Fitted ? nullptr : &World::instance().cluster(cluster)),
         node_flows_(node_flows_for(cluster, all_exchanges_uniform(graph))),
         waiting_for_(graph.size()),
+        overlap_(network == Network::Fitted && cluster.overlap ? &*cluster.overlap : nullptr),
         activities_left_(graph.size()),
+        starting_up_(graph.size()),
         start_(graph.size()),
         end_(graph.size()) {
     for (TaskId id = 0; id < graph.size(); ++id) {
@@ -90,8 +92,12 @@ class Run {
   void start(TaskId id, TaskCost cost) {
     start_[id] = now();
     const auto* exchange = std::get_if<AllToAll>(&graph_.task(id).operation);
+    if (overlap_ != nullptr && cost.total() > Seconds{}) count_running(id, +1);
     if (exchange == nullptr) {
       compute(id, cost.total());
+    } else if (cost.startup > Seconds{} && overlap_ != nullptr) {
+      starting_up_[id] = 1;
+      send(id, World::instance().rank().start_up, cost.startup);
     } else if (cost.startup > Seconds{}) {
       simgrid::kernel::timer::Timer::set(s4u::Engine::get_clock() + cost.startup.count(),
                                          [this, id, exchange, cost] {
@@ -105,6 +111,7 @@ class Run {
 
   void compute(TaskId id, Seconds time) {
     if (time <= Seconds{}) return finish(id);
+    if (overlap_ != nullptr) return send(id, World::instance().rank().compute, time);
     auto activity = s4u::Exec::init();
     activity->set_flops_amount(time.count() * kHostSpeed)->set_host(World::instance().rank().gpu);
     activity->start();
@@ -113,9 +120,8 @@ class Run {
 
   void transfer(TaskId id, const AllToAll& exchange, Seconds fitted) {
     if (network_ == Network::Fitted) {
-      const RankPlatform& rank = World::instance().rank();
       if (fitted <= Seconds{}) return finish(id);
-      return send(id, {rank.sender, rank.receiver, fitted.count() * kFittedBandwidth});
+      return send(id, World::instance().rank().transfer, fitted);
     }
     const std::vector<Flow> flows =
         network_ == Network::Node ? node_level_flows(*platform_, exchange.traffic, node_flows_)
@@ -129,6 +135,32 @@ class Run {
     keep(id, s4u::Comm::sendto_async(flow.from, flow.to, bytes));
   }
 
+  // SimGrid never lets a flow run faster than its link was when it began, so it begins at full
+  // speed.
+  void send(TaskId id, const Channel& channel, Seconds alone) {
+    if (slowed_) set_slowdowns(1, 1);
+    send(id, Flow{channel.from, channel.to, alone.count() * kFittedBandwidth});
+    if (slowed_) set_slowdowns(overlap_->compute_slowdown, overlap_->communication_slowdown);
+  }
+
+  // Tasks of both kinds at once slow each other.
+  void count_running(TaskId id, int change) {
+    const bool computes = graph_.task(id).stream == Stream::Compute;
+    (computes ? computing_ : exchanging_) += static_cast<std::size_t>(change);
+    const bool both = computing_ > 0 && exchanging_ > 0;
+    if (both == slowed_) return;
+    slowed_ = both;
+    set_slowdowns(both ? overlap_->compute_slowdown : 1,
+                  both ? overlap_->communication_slowdown : 1);
+  }
+
+  static void set_slowdowns(double compute, double communication) {
+    const RankPlatform& rank = World::instance().rank();
+    rank.compute.set_slowdown(compute);
+    rank.start_up.set_slowdown(communication);
+    rank.transfer.set_slowdown(communication);
+  }
+
   // SimGrid still uses an activity inside its completion callback: all live until the run ends.
   template <class Activity>
   void keep(TaskId id, Activity activity) {
@@ -139,13 +171,19 @@ class Run {
 
   void activity_ended(TaskId id) {
     if (--activities_left_[id] > 0) return;
-    finish(id);
+    if (starting_up_[id] != 0) {
+      starting_up_[id] = 0;
+      transfer(id, std::get<AllToAll>(graph_.task(id).operation), cost_(graph_.task(id)).work);
+    } else {
+      finish(id);
+    }
     start_ready();
   }
 
   void finish(TaskId id) {
     end_[id] = now();
     ++finished_;
+    if (overlap_ != nullptr && cost_(graph_.task(id)).total() > Seconds{}) count_running(id, -1);
     if (progress_) progress_(finished_, graph_.size());
     graph_.for_each_successor(id, [&](TaskId after, Precedence) {
       if (--waiting_for_[after] == 0) ready_.push_back(after);
@@ -162,7 +200,11 @@ class Run {
   const NodeFlows node_flows_;
   double origin_ = 0;
   std::vector<std::uint32_t> waiting_for_;
+  const Overlap* overlap_;  // null: tasks do not slow each other
+  std::size_t computing_ = 0, exchanging_ = 0;
+  bool slowed_ = false;
   std::vector<std::uint32_t> activities_left_;
+  std::vector<char> starting_up_;
   std::vector<Seconds> start_, end_;
   std::vector<TaskId> ready_;
   std::vector<s4u::ActivityPtr> activities_;
@@ -187,6 +229,10 @@ Timeline simulate(const TaskGraph& graph, const Cluster& cluster, Network networ
   timeline.provenance = provenance("simulation, network level " + to_string(network));
   timeline.provenance.versions["simgrid"] = simgrid_description();
   timeline.provenance.notes = CostModel(cluster).check(graph);
+  if (cluster.overlap && network != Network::Fitted) {
+    timeline.provenance.notes.push_back("overlap slowdowns are not applied at network level " +
+                                        to_string(network));
+  }
   Run run(graph, cluster, network, progress);
   run.simulate();
   timeline.spans.reserve(graph.size());

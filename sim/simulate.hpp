@@ -26,10 +26,10 @@ Network network_from(const std::string& name);
 using ProgressCallback = std::function<void(std::size_t done, std::size_t total)>;
 
 /// One iteration on the cluster. A collective pays its fitted start-up, then moves its bytes; all
-/// else takes its fitted time. Spans are of rank 0: every rank does the same.
-/// Not thread-safe: SimGrid allows one simulation at a time in a process. May be called any number
-/// of times, on different clusters.
-/// Throws InputError when the cluster lacks a fit that the graph needs.
+/// else takes its fitted time. The cluster's overlap slows tasks at the fitted level only. Spans
+/// are of rank 0: every rank does the same. Not thread-safe: SimGrid allows one simulation at a
+/// time in a process. May be called any number of times, on different clusters. Throws InputError
+/// when the cluster lacks a fit that the graph needs.
 Timeline simulate(const TaskGraph& graph, const Cluster& cluster, Network network = Network::Fitted,
                   const ProgressCallback& progress = {});
 

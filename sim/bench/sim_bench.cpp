@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "models/bench/statistics.hpp"
+#include "models/cluster_io.hpp"
 #include "models/config.hpp"
 #include "models/schedule.hpp"
 #include "sim/platform.hpp"
