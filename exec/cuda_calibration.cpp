@@ -1,0 +1,137 @@
+#include "exec/cuda_calibration.hpp"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "kernels/cuda_matmul.hpp"
+#include "models/error.hpp"
+
+namespace pipemoe::exec {
+namespace {
+
+using cuda::DeviceBuffer;
+using cuda::Element;
+
+constexpr int kWarmUp = 3;
+
+// Not zeros, with which a device computes faster: the bytes of many different numbers near 1.
+DeviceBuffer filled(std::size_t bytes, Element element,
+                    const cuda::DeviceAllocator& allocator = {}) {
+  std::vector<std::uint16_t> pattern(bytes / 2 + 1);
+  std::uint32_t state = 1;
+  for (std::size_t i = 0; i < pattern.size(); ++i) {
+    state = state * 1664525u + 1013904223u;
+    const bool upper = element == Element::Bf16 || i % 2 == 1;  // of an fp32: sign and exponent
+    const auto random = static_cast<std::uint16_t>(state >> 16);
+    pattern[i] = upper ? static_cast<std::uint16_t>((random & 0x80ffu) | 0x3f00u) : random;
+  }
+  DeviceBuffer buffer = allocator ? allocator(bytes) : DeviceBuffer(bytes);
+  cuda::check(cudaMemcpy(buffer.data(), pattern.data(), bytes, cudaMemcpyHostToDevice));
+  return buffer;
+}
+
+// Times of `give`, which is captured unless it waits for the device itself.
+template <class Give>
+std::vector<Seconds> time_on_stream(ProcessGroup& group, bool capture, int repeats, Give give) {
+  const cuda::Stream stream;
+  cuda::Event begin(cuda::Event::Timing::On), end(cuda::Event::Timing::On);
+  give(stream.get());
+  stream.synchronize();
+  cuda::Graph graph;
+  if (capture) graph = cuda::Graph::capture(stream, [&] { give(stream.get()); });
+  std::vector<Seconds> times;
+  for (int i = -kWarmUp; i < repeats; ++i) {
+    group.barrier();
+    begin.record(stream);
+    if (capture) {
+      graph.launch(stream);
+    } else {
+      give(stream.get());
+    }
+    end.record(stream);
+    end.synchronize();
+    if (i >= 0) times.push_back(cuda::elapsed(begin, end));
+  }
+  return times;
+}
+
+std::vector<Seconds> time_gemm(ProcessGroup& group, const CudaOptions& options, Element element,
+                               const GemmShape& shape, int repeats) {
+  const std::int64_t rows = shape.rows / shape.groups;
+  const auto bytes = [&](std::int64_t count) {
+    return static_cast<std::size_t>(count * size_of(element));
+  };
+  const DeviceBuffer a = filled(bytes(shape.groups * rows * shape.k), element);
+  const DeviceBuffer b = filled(bytes(shape.groups * shape.k * shape.n), element);
+  const DeviceBuffer d(bytes(shape.groups * rows * shape.n));
+  const cuda::Matmul product{.m = rows,
+                             .n = shape.n,
+                             .k = shape.k,
+                             .batch = shape.groups,
+                             .lda = shape.k,
+                             .ldb = shape.n,
+                             .ldd = shape.n,
+                             .stride_a = rows * shape.k,
+                             .stride_b = shape.k * shape.n,
+                             .stride_d = rows * shape.n,
+                             .in = element,
+                             .out = element,
+                             .tf32 = options.tf32};
+  cuda::Matmuls matmuls(cuda::Search::Timed);
+  const cuda::Workspace workspace;
+  return time_on_stream(group, /*capture=*/true, repeats, [&](cudaStream_t stream) {
+    matmuls.run(product, {a.data(), b.data(), d.data()}, workspace, stream);
+  });
+}
+
+std::vector<Seconds> time_all_to_all(DeviceCommunicator& communicator, ProcessGroup& group,
+                                     Bytes per_rank, int repeats) {
+  const std::int64_t ranks = group.size();
+  const std::int64_t part = std::max<std::int64_t>(16, per_rank.count / ranks / 16 * 16);
+  const auto bytes = static_cast<std::size_t>(part * ranks);
+  const DeviceBuffer from = filled(bytes, Element::Bf16, communicator.allocator());
+  const DeviceBuffer to = filled(bytes, Element::Bf16, communicator.allocator());
+  const std::vector<std::int64_t> parts(static_cast<std::size_t>(ranks), part);
+  return time_on_stream(group, communicator.asynchronous(), repeats, [&](cudaStream_t stream) {
+    communicator.exchange({from.data(), to.data(), parts, parts}, stream, {});
+  });
+}
+
+Gpu device() {
+  const cuda::Device here = cuda::current_device();
+  std::size_t free = 0, all = 0;
+  cuda::check(cudaMemGetInfo(&free, &all));
+  const auto memory = static_cast<std::int64_t>(all);
+  return {here.name, {memory}, {std::min(memory, static_cast<std::int64_t>(free))}};
+}
+
+}  // namespace
+
+CalibrationTools cuda_calibration_tools(const CudaOptions& options, ProcessGroup& group) {
+  if (options.exchanges == DeviceExchanges::Elided) {
+    throw InputError("exchanges that are elided cannot be calibrated: choose a communicator");
+  }
+  use_device_of(group);
+  CalibrationTools tools;
+  tools.backend = [&group, options](const MoeLayer& layer) -> std::unique_ptr<Backend> {
+    return std::make_unique<CudaBackend>(layer, options, group);
+  };
+  tools.time_gemm = [&group, options](const GemmShape& shape, Dtype dtype, int repeats) {
+    const Element element = dtype == Dtype::Bf16 ? Element::Bf16 : Element::Fp32;
+    return time_gemm(group, options, element, shape, repeats);
+  };
+  tools.time_all_to_all = [options](ProcessGroup& part, Bytes per_rank, int repeats) {
+    const auto communicator = communicator_for(options.exchanges, part);
+    return time_all_to_all(*communicator, part, per_rank, repeats);
+  };
+  tools.device = device();
+  const cuda::Device here = cuda::current_device();
+  tools.versions = {{"CUDA", fmt::format("{}.{}", here.runtime / 1000, here.runtime % 1000 / 10)},
+                    {"cuBLASLt", cuda::Matmuls::version()}};
+  tools.network = communicator_for(options.exchanges, group)->name();
+  return tools;
+}
+
+}  // namespace pipemoe::exec

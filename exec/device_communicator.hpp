@@ -1,0 +1,53 @@
+// Rows between GPUs.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <memory>
+#include <stop_token>
+#include <string>
+
+#include "exec/process_group.hpp"
+#include "kernels/device_layer.hpp"
+
+namespace pipemoe::exec {
+
+/// Joins all ranks of a group, which call exchange() equally often and in one order.
+class DeviceCommunicator {
+ public:
+  virtual ~DeviceCommunicator() = default;
+  /// "NCCL 2.28.3, grouped send and receive", ...
+  virtual std::string name() const = 0;
+  /// Whether exchange() only gives work to the stream: then a CUDA graph can hold it. Otherwise it
+  /// returns when the exchange is done.
+  virtual bool asynchronous() const = 0;
+  /// Throws DeviceError, and RunError when a rank fails or on `stop`.
+  virtual void exchange(const cuda::DeviceExchange& exchange, cudaStream_t stream,
+                        std::stop_token stop) = 0;
+  /// Throws DeviceError when an exchange that was given to a stream has failed. Cheap.
+  virtual void check_progress() {}
+  /// Makes the memory that exchanges read and write, by all ranks alike; must not outlive this.
+  /// Empty: any device memory will do.
+  virtual cuda::DeviceAllocator allocator() { return {}; }
+  /// Ends exchanges that were given to a stream and may wait for a lost rank for ever. Requires
+  /// that no CUDA graph holds one any more; nothing may be exchanged afterwards.
+  virtual void give_up() {}
+};
+
+/// One rank: device to pinned host memory and back over PCIe, a slow link that is real.
+std::unique_ptr<DeviceCommunicator> staged_communicator();
+/// Several ranks, which may share a GPU: to pinned memory, through the group's communicator, back.
+std::unique_ptr<DeviceCommunicator> staged_communicator(ProcessGroup& group);
+/// NCCL's grouped send and receive; one GPU a rank. Collective.
+std::unique_ptr<DeviceCommunicator> nccl_communicator(ProcessGroup& group);
+/// NCCL's all-to-all of equal parts between symmetric windows, which copy engines do where NCCL
+/// can: no multiprocessor is taken from the experts. One GPU a rank. Collective. Throws what
+/// check_zero_cta does.
+std::unique_ptr<DeviceCommunicator> nccl_zero_cta_communicator(ProcessGroup& group);
+/// Throws InputError where NCCL, as built against or as loaded, is older than 2.28.
+void check_zero_cta();
+/// The same for an NCCL_VERSION_CODE.
+void check_zero_cta(int nccl_version);
+
+}  // namespace pipemoe::exec

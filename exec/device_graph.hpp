@@ -1,0 +1,68 @@
+// Runs a task graph on CUDA streams: a stream for each of the graph's, events for its edges.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "exec/backend.hpp"
+#include "kernels/cuda.hpp"
+#include "models/task_graph.hpp"
+
+namespace pipemoe::exec {
+
+struct DeviceGraphOptions {
+  bool cuda_graph = true;           ///< replay captured iterations; false: give every task anew
+  bool communication_first = true;  ///< communication streams have the higher priority
+  Seconds deadline{120};            ///< of an iteration: later, another rank must have failed
+};
+
+/// One iteration is given to the device as a whole; run() times it between two events, iterate()
+/// has an event after each task besides.
+class DeviceGraph final : public PreparedGraph {
+ public:
+  /// `give` hands one task to a stream without waiting for the device. It is called for each task
+  /// of an iteration, in an order that respects every precedence; `begin` before the first one.
+  /// `check` throws when work that was given has failed; `give_up` ends what may never end by
+  /// itself, after `check` has thrown or the deadline has passed. The graph must outlive this.
+  /// Profilers see the tasks' names where tasks are given, not where a CUDA graph is replayed.
+  struct Work {
+    std::function<void()> begin;
+    std::function<void(const Task&, cudaStream_t)> give;
+    std::function<void()> check;
+    std::function<void()> give_up;
+  };
+  /// Throws RunError, as run() and iterate() do, when an iteration fails or does not end in time.
+  DeviceGraph(const TaskGraph& graph, Work work, const DeviceGraphOptions& options);
+
+  bool spans_disturb() const override { return true; }
+  Seconds run(Clock::time_point start) override;
+  void iterate(Clock::time_point start, std::span<Interval> intervals) override;
+
+ private:
+  void give_all(bool timed);
+  cuda::Graph capture(bool timed);
+  void launch(bool timed);
+  void wait_for_end();
+  void check_on(Clock::time_point begun);
+  void give_up();
+  cudaStream_t stream(Stream which) { return streams_.at(which).get(); }
+
+  const TaskGraph& graph_;
+  Work work_;
+  DeviceGraphOptions options_;
+  std::map<Stream, cuda::Stream> streams_;
+  std::vector<cuda::Event> done_;       // of each task, what other streams wait for
+  std::vector<cuda::Event> done_time_;  // of each task, when
+  std::vector<std::vector<TaskId>> dependencies_;
+  std::vector<std::string> names_;
+  cuda::Event fork_;
+  std::vector<cuda::Event> join_;  // of each stream but the compute stream
+  cuda::Event begin_{cuda::Event::Timing::On}, end_{cuda::Event::Timing::On};
+  std::optional<cuda::Graph> plain_, timed_;
+};
+
+}  // namespace pipemoe::exec

@@ -1,0 +1,216 @@
+#include <fmt/core.h>
+#include <nccl.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <utility>
+
+#include "exec/device_communicator.hpp"
+#include "kernels/cuda.hpp"
+#include "models/error.hpp"
+
+namespace pipemoe::exec {
+namespace {
+
+void check(ncclResult_t status, Where at = Where::here()) {
+  if (status == ncclSuccess || status == ncclInProgress) return;
+  throw DeviceError(
+      fmt::format("NCCL: {}: {}", ncclGetErrorString(status), ncclGetLastError(nullptr)), at);
+}
+
+// For destructors, which may not throw.
+void log_failure(ncclResult_t status, const char* what) noexcept {
+  if (status == ncclSuccess || status == ncclInProgress) return;
+  std::fprintf(stderr, "pipemoe: %s: NCCL: %s\n", what, ncclGetErrorString(status));
+}
+
+constexpr int kFirstWithZeroCtas = 22800;
+
+std::string dotted(int version) {
+  return fmt::format("{}.{}.{}", version / 10000, version / 100 % 100, version % 100);
+}
+
+int loaded_version() {
+  int version = 0;
+  check(ncclGetVersion(&version));
+  return version;
+}
+
+// Rank 0's, on every rank.
+ncclUniqueId common_id(ProcessGroup& group) {
+  ncclUniqueId id{};
+  if (group.rank() == 0) check(ncclGetUniqueId(&id));
+  return all_gather(group, id).front();
+}
+
+class Comm {
+ public:
+  Comm(ProcessGroup& group, ncclConfig_t config) {
+    const ncclUniqueId id = common_id(group);
+    check(ncclCommInitRankConfig(&comm_, group.size(), id, group.rank(), &config));
+  }
+  ~Comm() {
+    if (comm_ != nullptr) log_failure(ncclCommDestroy(comm_), "end of a communicator");
+  }
+  Comm(const Comm&) = delete;
+  Comm& operator=(const Comm&) = delete;
+
+  /// Null after abort().
+  ncclComm_t get() const { return comm_; }
+
+  void check_progress() const {
+    if (comm_ == nullptr) throw DeviceError("NCCL: an exchange failed before", Where::here());
+    ncclResult_t status = ncclSuccess;
+    check(ncclCommGetAsyncError(comm_, &status));
+    check(status);
+  }
+  void abort() {
+    if (comm_ == nullptr) return;
+    log_failure(ncclCommAbort(std::exchange(comm_, nullptr)), "giving up exchanges");
+  }
+
+ private:
+  ncclComm_t comm_ = nullptr;
+};
+
+class NcclCommunicator : public DeviceCommunicator {
+ public:
+  NcclCommunicator(ProcessGroup& group, ncclConfig_t config)
+      : comm_(std::make_shared<Comm>(group, config)) {}
+  bool asynchronous() const override { return true; }
+  void check_progress() override { comm_->check_progress(); }
+  void give_up() override { comm_->abort(); }
+
+ protected:
+  ncclComm_t comm() const { return comm_->get(); }
+  const std::shared_ptr<Comm>& shared() const { return comm_; }
+
+ private:
+  std::shared_ptr<Comm> comm_;
+};
+
+class GroupedSendReceive final : public NcclCommunicator {
+ public:
+  explicit GroupedSendReceive(ProcessGroup& group)
+      : NcclCommunicator(group, NCCL_CONFIG_INITIALIZER) {}
+
+  std::string name() const override {
+    return fmt::format("NCCL {}, grouped send and receive", dotted(loaded_version()));
+  }
+
+  void exchange(const cuda::DeviceExchange& exchange, cudaStream_t stream,
+                std::stop_token) override {
+    std::int64_t sent = 0, received = 0;
+    check(ncclGroupStart());
+    for (std::size_t rank = 0; rank < exchange.send_bytes.size(); ++rank) {
+      const auto peer = static_cast<int>(rank);
+      const std::int64_t out = exchange.send_bytes[rank], in = exchange.receive_bytes[rank];
+      if (out > 0) {
+        check(ncclSend(exchange.send + sent, static_cast<std::size_t>(out), ncclInt8, peer, comm(),
+                       stream));
+      }
+      if (in > 0) {
+        check(ncclRecv(exchange.receive + received, static_cast<std::size_t>(in), ncclInt8, peer,
+                       comm(), stream));
+      }
+      sent += out;
+      received += in;
+    }
+    check(ncclGroupEnd());
+  }
+};
+
+#if NCCL_VERSION_CODE >= 22800
+
+ncclConfig_t zero_cta_config() {
+  ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+  config.CTAPolicy = NCCL_CTA_POLICY_ZERO;
+  return config;
+}
+
+void* allocate(std::size_t bytes) {
+  void* memory = nullptr;
+  check(ncclMemAlloc(&memory, bytes));
+  return memory;
+}
+
+// Memory of NCCL's, which every rank registers at the same time.
+class Window {
+ public:
+  Window(std::shared_ptr<Comm> comm, std::size_t bytes)
+      : comm_(std::move(comm)), memory_(allocate(bytes), free) {
+    check(ncclCommWindowRegister(comm_->get(), memory_.get(), bytes, &window_,
+                                 NCCL_WIN_COLL_SYMMETRIC));
+  }
+  ~Window() {
+    if (comm_->get() == nullptr || window_ == nullptr) return;
+    log_failure(ncclCommWindowDeregister(comm_->get(), window_), "end of a window");
+  }
+  Window(const Window&) = delete;
+  Window& operator=(const Window&) = delete;
+  void* memory() const { return memory_.get(); }
+
+ private:
+  static void free(void* memory) noexcept { log_failure(ncclMemFree(memory), "end of a buffer"); }
+
+  std::shared_ptr<Comm> comm_;
+  std::unique_ptr<void, void (*)(void*) noexcept> memory_;
+  ncclWindow_t window_ = nullptr;
+};
+
+class SymmetricAllToAll final : public NcclCommunicator {
+ public:
+  explicit SymmetricAllToAll(ProcessGroup& group) : NcclCommunicator(group, zero_cta_config()) {}
+
+  std::string name() const override {
+    return fmt::format("NCCL {}, all-to-all on symmetric windows, zero CTAs",
+                       dotted(loaded_version()));
+  }
+
+  cuda::DeviceAllocator allocator() override {
+    return [comm = shared()](std::size_t bytes) {
+      const auto window = std::make_shared<Window>(comm, bytes);
+      return cuda::DeviceBuffer(std::shared_ptr<void>(window, window->memory()), bytes);
+    };
+  }
+
+  void exchange(const cuda::DeviceExchange& exchange, cudaStream_t stream,
+                std::stop_token) override {
+    const std::int64_t part = exchange.send_bytes.front();
+    const auto equal = [&](std::int64_t bytes) { return bytes == part; };
+    ensure(std::all_of(exchange.send_bytes.begin(), exchange.send_bytes.end(), equal) &&
+               std::all_of(exchange.receive_bytes.begin(), exchange.receive_bytes.end(), equal),
+           "an all-to-all of unequal parts");
+    if (part == 0) return;
+    check(ncclAlltoAll(exchange.send, exchange.receive, static_cast<std::size_t>(part), ncclInt8,
+                       comm(), stream));
+  }
+};
+
+#endif
+
+}  // namespace
+
+void check_zero_cta(int nccl_version) {
+  if (nccl_version >= kFirstWithZeroCtas) return;
+  throw InputError(fmt::format("--communicator nccl-zero-cta needs NCCL {} or later, this is {}",
+                               dotted(kFirstWithZeroCtas), dotted(nccl_version)));
+}
+
+void check_zero_cta() { check_zero_cta(std::min(NCCL_VERSION_CODE, loaded_version())); }
+
+std::unique_ptr<DeviceCommunicator> nccl_communicator(ProcessGroup& group) {
+  return std::make_unique<GroupedSendReceive>(group);
+}
+
+std::unique_ptr<DeviceCommunicator> nccl_zero_cta_communicator(ProcessGroup& group) {
+  check_zero_cta();
+#if NCCL_VERSION_CODE >= 22800
+  return std::make_unique<SymmetricAllToAll>(group);
+#else
+  ensure(false, "check_zero_cta lets an old NCCL pass");
+  return nullptr;
+#endif
+}
+
+}  // namespace pipemoe::exec

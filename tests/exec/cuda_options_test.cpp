@@ -1,0 +1,83 @@
+// What the CUDA backend refuses, told without a device.
+#include <catch2/catch.hpp>
+
+#include "exec/backends.hpp"
+#include "exec/cuda_backend.hpp"
+#include "models/error.hpp"
+#include "tests/exec/executed_layer.hpp"
+
+using namespace pipemoe;
+using namespace pipemoe::exec;
+using namespace pipemoe::test;
+using Catch::Contains;
+
+namespace {
+
+const cuda::Device kTuring{.name = "RTX 2080 Ti", .major = 7, .minor = 5};
+const cuda::Device kAmpere{.name = "A100", .major = 8, .minor = 0};
+
+cuda::DeviceLayerShape shape(cuda::Element element) {
+  return {.tokens = 16,
+          .model_dim = 16,
+          .hidden_dim = 8,
+          .num_experts = 4,
+          .top_k = 2,
+          .element = element};
+}
+
+BackendOptions cuda_with(const char* communicator) {
+  BackendOptions options;
+  options.backend = "cuda";
+  options.communicator = communicator;
+  return options;
+}
+
+}  // namespace
+
+TEST_CASE("bf16 is refused on a GPU of compute capability 7.5", "[exec][cuda]") {
+  CHECK_THROWS_AS(cuda::check_runs_on(shape(cuda::Element::Bf16), kTuring), InputError);
+  CHECK_THROWS_WITH(cuda::check_runs_on(shape(cuda::Element::Bf16), kTuring),
+                    Contains("dtype is bf16") && Contains("RTX 2080 Ti") && Contains("7.5"));
+  CHECK_NOTHROW(cuda::check_runs_on(shape(cuda::Element::Fp32), kTuring));
+  CHECK_NOTHROW(cuda::check_runs_on(shape(cuda::Element::Bf16), kAmpere));
+}
+
+TEST_CASE("rows that are no whole 16-byte units are refused", "[exec][cuda]") {
+  auto narrow = shape(cuda::Element::Bf16);
+  narrow.hidden_dim = 12;
+  CHECK_THROWS_WITH(cuda::check_runs_on(narrow, kAmpere),
+                    Contains("hidden_dim is 12, must be a multiple of 8 for bf16"));
+  narrow.element = cuda::Element::Fp32;
+  CHECK_NOTHROW(cuda::check_runs_on(narrow, kAmpere));
+}
+
+TEST_CASE("nccl-zero-cta refuses a dropless layer, and says what takes it", "[exec][cuda]") {
+  const CudaOptions options{.exchanges = DeviceExchanges::NcclZeroCta};
+  const MoeLayer dropless = prime_layer(2, std::nullopt);
+  CHECK_THROWS_AS(CudaBackend::check(dropless, options, 1), InputError);
+  CHECK_THROWS_WITH(CudaBackend::check(dropless, options, 1),
+                    Contains("nccl-zero-cta") && Contains("dropless") && Contains("use nccl"));
+}
+
+TEST_CASE("nccl-zero-cta refuses an NCCL before 2.28", "[exec][cuda]") {
+  CHECK_THROWS_AS(check_zero_cta(22703), InputError);
+  CHECK_THROWS_WITH(check_zero_cta(22703), Contains("NCCL 2.28.0 or later, this is 2.27.3"));
+  CHECK_NOTHROW(check_zero_cta(22800));
+}
+
+TEST_CASE("exchanges are elided on one rank only", "[exec][cuda]") {
+  const CudaOptions options{.exchanges = DeviceExchanges::Elided};
+  CHECK_THROWS_WITH(CudaBackend::check(prime_layer(2, 1.0), options, 2),
+                    Contains("on one rank only, not on 2"));
+}
+
+TEST_CASE("the cuda backend has communicators of its own", "[exec][cuda]") {
+  for (const char* known : {"staged", "nccl", "nccl-zero-cta", "elided"}) {
+    CHECK_NOTHROW(check_options(cuda_with(known)));
+  }
+  CHECK_THROWS_WITH(check_options(cuda_with("mpi")), Contains("staged, nccl, nccl-zero-cta"));
+  BackendOptions cpu;
+  cpu.communicator = "nccl-zero-cta";
+  CHECK_THROWS_WITH(check_options(cpu),
+                    Contains("--communicator nccl-zero-cta is for --backend cuda"));
+}
