@@ -1,0 +1,75 @@
+// A machine's costs, measured by running parts of the layers that it is to run.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "exec/backend.hpp"
+#include "exec/process_group.hpp"
+#include "models/cluster.hpp"
+#include "models/layer.hpp"
+
+namespace pipemoe::exec {
+
+/// What a calibration needs of a kind of backend. Times of a collective are those of the rank that
+/// came last; all are collective over the group that the tools were made for, save where one is
+/// given.
+struct CalibrationTools {
+  std::function<std::unique_ptr<Backend>(const MoeLayer&)> backend;
+  /// Repeated times of one matrix product over all its groups, all ranks at once.
+  std::function<std::vector<Seconds>(const GemmShape&, Dtype, int repeats)> time_gemm;
+  /// Repeated times of the activation function's pass over `rows` expert rows (gradients too when
+  /// the pass is a backward one), all ranks at once; empty where nothing runs it by itself.
+  std::function<std::vector<Seconds>(const MoeLayer&, Pass, std::int64_t rows, int repeats)>
+      time_activation;
+  /// Repeated times of a uniform all-to-all, waking up included, between the ranks of a group.
+  std::function<std::vector<Seconds>(ProcessGroup&, Bytes per_rank, int repeats)> time_all_to_all;
+  /// What one rank's device is called and how much memory it has; of links only what is known.
+  Gpu device;
+  std::map<std::string, std::string> versions = {};  ///< of libraries and drivers
+  std::string network;  ///< "shared memory, link emulated: ...", for the sources
+};
+
+struct CalibrateOptions {
+  std::string name = "calibrated";
+  std::vector<std::int64_t> degrees{1, 2, 3, 4, 6, 8};
+  int warm_up = 3;
+  int repeats = 15;
+  std::function<void(std::size_t, std::size_t)> progress = {};
+};
+
+/// One measured cost, for tables.
+struct CalibrationRow {
+  std::string operation;  ///< "expert forward", "all_to_all", ...
+  std::string layer;      ///< empty for a microbenchmark of no layer
+  std::int64_t ranks = 1;
+  double amount = 0;
+  std::string unit;  ///< byte or flop
+  int repeats = 0;
+  double minimum_s = 0, median_s = 0, maximum_s = 0;
+  std::size_t outliers = 0;
+};
+
+struct Calibration {
+  Cluster cluster;
+  std::vector<CalibrationRow> rows;
+  std::vector<std::string> notes;  ///< outliers and what was left out, one line each
+};
+
+/// Throws InputError unless there are layers, of one dtype and one activation.
+void check_layers(const std::vector<MoeLayer>& layers);
+
+/// Measures the tasks of each layer alone (chunks of every degree that the layer allows), matrix
+/// products over the layers' shapes, all-to-alls over sizes and numbers of ranks, and how much
+/// experts and exchanges slow each other. Collective; rank 0's result is whole, the others lack the
+/// all-to-alls of groups that they are not in.
+/// Throws what check_layers throws.
+Calibration calibrate(const std::vector<MoeLayer>& layers, const CalibrationTools& tools,
+                      ProcessGroup& group, const CalibrateOptions& options);
+
+}  // namespace pipemoe::exec

@@ -1,0 +1,113 @@
+#include "exec/calibrated_profile.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <limits>
+#include <set>
+#include <string>
+
+#include "exec/statistics.hpp"
+#include "models/error.hpp"
+#include "models/provenance.hpp"
+#include "models/version.hpp"
+
+namespace pipemoe::exec {
+namespace {
+
+/// A line is used where it is this close to every point; otherwise the points are.
+constexpr double kLineTolerance = 0.03;
+
+std::string source(const std::string& what, const CalibrateOptions& options, int ranks) {
+  return fmt::format("pipemoe calibrate, {}: median of {} repeats on {} {}", what, options.repeats,
+                     ranks, ranks == 1 ? "rank" : "ranks");
+}
+
+void fill_shape(ProcessGroup& group, Cluster& cluster) {
+  const std::vector<std::string> hosts = all_gather(group, provenance("").host);
+  const std::set<std::string> nodes(hosts.begin(), hosts.end());
+  cluster.nodes = static_cast<std::int64_t>(nodes.size());
+  if (group.size() % cluster.nodes != 0) {
+    throw RunError(
+        fmt::format("{} ranks are spread unevenly over {} hosts", group.size(), cluster.nodes));
+  }
+  cluster.gpus_per_node = group.size() / cluster.nodes;
+  cluster.source =
+      fmt::format("pipemoe calibrate at commit {} on {}", kCommit, fmt::join(nodes, ", "));
+}
+
+void fill_fits(const CalibrationPoints& points, Dtype dtype, const CalibrationTools& tools,
+               const CalibrateOptions& options, int ranks, Cluster& cluster) {
+  const std::string in_layer = source("in the layer", options, ranks);
+  for (const auto& [pass, of_pass] : points.passes) {
+    cluster.passes.emplace(pass,
+                           choose_model<Bytes>(fit_points(of_pass), kLineTolerance, in_layer));
+  }
+  // Where no pass of its own runs it, its cost is in the experts' fits.
+  cluster.passes.try_emplace(MemoryPass::Activation, NotModelled{});
+  cluster.gemm[dtype] =
+      choose_model<Flops>(fit_points(points.gemms), std::numeric_limits<double>::infinity(),
+                          source("matrix products of the layers", options, ranks));
+  for (const auto& [key, of_expert] : points.experts) {
+    ExpertFit& expert = cluster.experts.emplace_back(key);
+    expert.fit = choose_model<Flops>(fit_points(of_expert), kLineTolerance, in_layer);
+  }
+  for (const auto& [group, of_group] : points.all_to_all) {
+    cluster.all_to_all[group] =
+        choose_model<Bytes>(fit_points(of_group), kLineTolerance,
+                            source(tools.network, options, static_cast<int>(group)));
+  }
+}
+
+// The slope of the all-to-all as links: what `simulate --network node` needs, and what leaves a
+// rank, or a node, when n bytes a rank go evenly to all ranks.
+void fill_links(const CalibrationPoints& points, Cluster& cluster) {
+  const std::int64_t all = cluster.num_ranks();
+  const double slope = std::max(fit_points(points.all_to_all.at(all)).beta_s_per_unit, 1e-15);
+  const auto ranks = static_cast<double>(all),
+             per_node = static_cast<double>(cluster.gpus_per_node);
+  const double leaving = all == 1 ? 1 : (ranks - 1) / ranks;
+  const double leaving_node = cluster.nodes == 1 ? leaving : (ranks - per_node) / ranks;
+  cluster.gpu_link = {{leaving / slope}, 1};
+  cluster.nic = {{per_node * leaving_node / slope}, 1};
+}
+
+void fill_overlap(const CalibrationPoints& points, Cluster& cluster) {
+  if (points.compute_slowdowns.empty() || points.communication_slowdowns.empty()) return;
+  const Summary compute = summarize(points.compute_slowdowns);
+  const Summary communication = summarize(points.communication_slowdowns);
+  cluster.overlap = Overlap{
+      std::max(1.0, compute.median), std::max(1.0, communication.median),
+      fmt::format("pipemoe calibrate, experts under exchanges: median over layers and ranks; "
+                  "compute {:.3f} to {:.3f}, communication {:.3f} to {:.3f}",
+                  compute.minimum, compute.maximum, communication.minimum, communication.maximum)};
+}
+
+}  // namespace
+
+std::vector<MeasuredPoint>& CalibrationPoints::of(const ExpertFit& key) {
+  for (Expert& expert : experts) {
+    if (expert.key == key) return expert.points;
+  }
+  return experts.emplace_back(Expert{key, {}}).points;
+}
+
+Cluster calibrated_profile(const CalibrationPoints& points, Dtype dtype,
+                           const CalibrationTools& tools, ProcessGroup& group,
+                           const CalibrateOptions& options) {
+  Cluster cluster;
+  fill_shape(group, cluster);
+  cluster.name = options.name;
+  cluster.source += "; " + tools.network;
+  for (const auto& [name, version] : tools.versions) {
+    cluster.source += fmt::format("; {} {}", name, version);
+  }
+  cluster.gpu = tools.device;
+  fill_fits(points, dtype, tools, options, group.size(), cluster);
+  fill_links(points, cluster);
+  fill_overlap(points, cluster);
+  return cluster;
+}
+
+}  // namespace pipemoe::exec

@@ -1,0 +1,46 @@
+// Rows between ranks.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <stop_token>
+#include <string>
+
+#include "models/units.hpp"
+
+namespace pipemoe::exec {
+
+/// One rank's part of an all-to-all with uneven counts. Both buffers hold the parts of ranks 0, 1,
+/// ... one after another; counts are in floats, by rank, this rank's own part included.
+struct Exchange {
+  std::span<const float> send;
+  std::span<const std::int64_t> send_counts;
+  std::span<float> receive;
+  std::span<const std::int64_t> receive_counts;
+};
+
+/// Joins all ranks of a group, which call exchange() equally often and in one order. Each stream
+/// has one of its own: used by one thread at a time.
+class Communicator {
+ public:
+  virtual ~Communicator() = default;
+
+  /// Returns when this rank has sent and received everything; waits without holding its core.
+  /// Throws RunError when a rank fails, on `stop`, and on a time-out that the communicator sets.
+  virtual void exchange(const Exchange& exchange, std::stop_token stop) = 0;
+};
+
+/// For a group of one rank: a copy.
+std::unique_ptr<Communicator> copy_communicator();
+
+/// A slower link than the real one: an exchange takes at least alpha + beta * n of the larger of
+/// what this rank sends and what it receives.
+using Link = AlphaBeta<Bytes>;
+/// "alpha=1ms,beta=1e-9": a time with a unit (s, ms, us) and seconds per byte, both >= 0.
+/// Throws InputError.
+Link parse_link(const std::string& text);
+std::string to_string(const Link& link);
+std::unique_ptr<Communicator> emulate_link(Link link, std::unique_ptr<Communicator> real);
+
+}  // namespace pipemoe::exec

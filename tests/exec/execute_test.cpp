@@ -1,0 +1,160 @@
+#include "exec/execute.hpp"
+
+#include <catch2/catch.hpp>
+
+#include "exec/stream_workers.hpp"
+#include "models/error.hpp"
+
+using namespace pipemoe;
+using namespace pipemoe::exec;
+using namespace std::chrono_literals;
+
+namespace {
+
+// One dispatch and the expert that waits for it.
+TaskGraph two_tasks() {
+  TaskGraphBuilder builder("test", 1);
+  const TaskId dispatch =
+      builder.append({0, 0, Phase::Forward, Stream::InterNode, AllToAll{Purpose::Dispatch, {}}});
+  builder.depend(dispatch, builder.append({0, 0, Phase::Forward, Stream::Compute, ExpertFfn{}}));
+  return std::move(builder).build();
+}
+
+// Says that iteration i took times[i]: the dispatch a quarter of it, the expert the rest.
+class Scripted final : public Backend {
+ public:
+  explicit Scripted(std::vector<std::chrono::milliseconds> times) : times_(std::move(times)) {}
+
+  std::string name() const override { return "scripted"; }
+  std::map<std::string, std::string> versions() const override { return {{"script", "1"}}; }
+  std::unique_ptr<PreparedGraph> prepare(const TaskGraph&) override {
+    return std::make_unique<Prepared>(times_, starts);
+  }
+
+  std::vector<Clock::time_point> starts;
+
+ private:
+  class Prepared final : public PreparedGraph {
+   public:
+    Prepared(const std::vector<std::chrono::milliseconds>& times,
+             std::vector<Clock::time_point>& starts)
+        : times_(times), starts_(starts) {}
+    void iterate(Clock::time_point start, std::span<Interval> intervals) override {
+      const auto time = times_.at(starts_.size());
+      intervals[0] = {start, start + time / 4};
+      intervals[1] = {start + time / 4, start + time};
+      starts_.push_back(start);
+    }
+
+   private:
+    const std::vector<std::chrono::milliseconds>& times_;
+    std::vector<Clock::time_point>& starts_;
+  };
+
+  std::vector<std::chrono::milliseconds> times_;
+};
+
+// Fails in its second iteration.
+class Failing final : public Backend {
+ public:
+  std::string name() const override { return "failing"; }
+  std::map<std::string, std::string> versions() const override { return {}; }
+  std::unique_ptr<PreparedGraph> prepare(const TaskGraph& graph) override {
+    return std::make_unique<StreamWorkers>(graph, [this](const Task& task, std::stop_token) {
+      if (task.stream == Stream::Compute && ++iterations_ == 2) throw RunError("no more");
+    });
+  }
+
+ private:
+  int iterations_ = 0;
+};
+
+}  // namespace
+
+TEST_CASE("a measured timeline is the iteration of median makespan", "[exec][execute]") {
+  // Two warm-up iterations count for nothing; of 40 12 32 24 20 ms the median is 24: a quarter of
+  // it, 6 ms, for the dispatch.
+  Scripted backend({400ms, 4ms, 40ms, 12ms, 32ms, 24ms, 20ms});
+  const auto group = single_process();
+  const Timeline timeline = execute(two_tasks(), backend, *group, {.warm_up = 2, .repeats = 5});
+  const std::vector<double> expected{0.040, 0.012, 0.032, 0.024, 0.020};
+  REQUIRE(timeline.repeats.size() == expected.size());
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    CHECK(timeline.repeats[i].count() == Approx(expected[i]).epsilon(1e-9));
+  }
+  CHECK(timeline.makespan().count() == Approx(0.024).epsilon(1e-9));
+  REQUIRE(timeline.spans.size() == 2);
+  const Span &dispatch = timeline.spans[0], &expert = timeline.spans[1];
+  CHECK(dispatch.task.operation == OperationKind::Dispatch);
+  CHECK(dispatch.stream == Stream::InterNode);
+  CHECK(dispatch.rank == 0);
+  CHECK(dispatch.start == Seconds{0});
+  CHECK(dispatch.end.count() == Approx(0.006).epsilon(1e-9));
+  CHECK(expert.start == dispatch.end);
+  CHECK(expert.end.count() == Approx(0.024).epsilon(1e-9));
+}
+
+TEST_CASE("of an even number of iterations the lower median is shown", "[exec][execute]") {
+  Scripted backend({16ms, 8ms, 12ms, 4ms});
+  const auto group = single_process();
+  const Timeline timeline = execute(two_tasks(), backend, *group, {.warm_up = 0, .repeats = 4});
+  CHECK(timeline.makespan().count() == Approx(0.008).epsilon(1e-9));
+}
+
+TEST_CASE("a measured timeline says who measured it", "[exec][execute]") {
+  Scripted backend({8ms});
+  const auto group = single_process();
+  const Timeline timeline = execute(two_tasks(), backend, *group, {.warm_up = 0, .repeats = 1});
+  CHECK_THAT(timeline.provenance.made_by, Catch::Contains("measured") &&
+                                              Catch::Contains("1 rank:") &&
+                                              Catch::Contains("scripted"));
+  CHECK(timeline.provenance.versions.at("script") == "1");
+  CHECK_FALSE(timeline.provenance.host.empty());
+}
+
+TEST_CASE("progress counts measured iterations", "[exec][execute]") {
+  Scripted backend({4ms, 4ms, 4ms});
+  const auto group = single_process();
+  std::vector<std::pair<std::size_t, std::size_t>> seen;
+  execute(two_tasks(), backend, *group,
+          {.warm_up = 1, .repeats = 2, .progress = [&](std::size_t done, std::size_t total) {
+             seen.emplace_back(done, total);
+           }});
+  CHECK(seen == std::vector<std::pair<std::size_t, std::size_t>>{{1, 2}, {2, 2}});
+}
+
+TEST_CASE("tasks of each measured iteration are told apart", "[exec][execute]") {
+  Scripted backend({400ms, 8ms, 16ms});
+  const auto group = single_process();
+  const auto times =
+      measure_tasks({two_tasks()}, backend, *group, {.warm_up = 1, .repeats = 2}).front();
+  REQUIRE(times.size() == 2);
+  CHECK(times[0][0].duration().count() == Approx(0.002).epsilon(1e-9));
+  CHECK(times[0][1].duration().count() == Approx(0.006).epsilon(1e-9));
+  CHECK(times[1][1].start.count() == Approx(0.004).epsilon(1e-9));
+  CHECK(times[1][1].end.count() == Approx(0.016).epsilon(1e-9));
+}
+
+TEST_CASE("iterations begin one after another", "[exec][execute]") {
+  Scripted backend({1ms, 1ms, 1ms, 1ms});
+  const auto group = single_process();
+  const auto before = Clock::now();
+  execute(two_tasks(), backend, *group, {.warm_up = 1, .repeats = 3});
+  REQUIRE(backend.starts.size() == 4);
+  CHECK(backend.starts.front() > before);
+  CHECK(std::is_sorted(backend.starts.begin(), backend.starts.end()));
+}
+
+TEST_CASE("a failure in an iteration ends the measurement", "[exec][execute]") {
+  Failing backend;
+  const auto group = single_process();
+  const TaskGraph graph = two_tasks();
+  CHECK_THROWS_WITH(execute(graph, backend, *group, {.warm_up = 0, .repeats = 5}), "no more");
+}
+
+TEST_CASE("no iterations are not a measurement", "[exec][execute]") {
+  Scripted backend({1ms});
+  const auto group = single_process();
+  CHECK_THROWS_AS(execute(two_tasks(), backend, *group, {.warm_up = 0, .repeats = 0}),
+                  std::logic_error);
+}

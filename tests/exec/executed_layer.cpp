@@ -1,0 +1,48 @@
+#include "tests/exec/executed_layer.hpp"
+
+#include <algorithm>
+
+#include "exec/verify.hpp"
+#include "tests/support/random_layers.hpp"
+
+namespace pipemoe::test {
+
+Cluster one_node(int ranks) {
+  Cluster cluster = authors_cluster(16);
+  cluster.nodes = 1;
+  cluster.gpus_per_node = ranks;
+  cluster.all_to_all = {{ranks, {AlphaBeta<Bytes>{Seconds{1e-5}, {1e-9}}, {}, {}, "round"}}};
+  cluster.gemm = {{Dtype::Fp32, {AlphaBeta<Flops>{Seconds{1e-5}, {1e-10}}, {}, {}, "round"}}};
+  return cluster;
+}
+
+MoeLayer prime_layer(std::int64_t top_k, std::optional<double> capacity_factor,
+                     Activation activation) {
+  return {.tokens_per_rank = 61,
+          .model_dim = 12,
+          .hidden_dim = 10,
+          .num_experts = 8,
+          .top_k = top_k,
+          .capacity_factor = capacity_factor,
+          .activation = activation};
+}
+
+Executed execute_layer(const MoeLayer& layer, const std::string& schedule_name, Degrees degrees,
+                       const exec::DataOptions& data, exec::ProcessGroup& group) {
+  const TaskGraph graph = schedule(schedule_name, layer, one_node(group.size()), degrees);
+  exec::CpuBackend backend(layer, {.data = data}, group);
+  const auto prepared = backend.prepare(graph);
+  std::vector<exec::Interval> intervals(graph.size());
+  prepared->iterate(exec::Clock::now(), intervals);
+  const exec::LayerResults first = backend.results();
+  backend.poison();
+  prepared->iterate(exec::Clock::now(), intervals);
+  Executed executed{.results = backend.results()};
+  executed.same_bits_each_time = executed.results == first;
+  for (const auto& error : exec::verify(layer, data, executed.results, group)) {
+    executed.largest_error = std::max(executed.largest_error, error.relative_error);
+  }
+  return executed;
+}
+
+}  // namespace pipemoe::test
