@@ -3,8 +3,10 @@ writing pictures whole or not at all.
 """
 
 import contextlib
+import csv
 import io
 import json
+import math
 import os
 import sys
 
@@ -12,6 +14,7 @@ import style  # before matplotlib: it sets how that one behaves
 from matplotlib.figure import Figure
 
 SUFFIXES = ("png", "svg")
+LARGEST = 1e15  # number in a table
 
 
 class InputError(Exception):
@@ -67,6 +70,53 @@ def section(record: object, name: str) -> dict:
     return value if isinstance(value, dict) else {}
 
 
+# Tables.
+
+
+def read_rows(path: str) -> list[dict[str, str]]:
+    with said_of(path):
+        try:
+            rows = list(csv.DictReader(io.StringIO(read(path).decode(), newline=""), strict=True))
+        except (ValueError, csv.Error):
+            raise InputError("it is no CSV") from None
+        for line, row in enumerate(rows, start=2):
+            if None in row or None in row.values():
+                raise InputError(f"row {line}: it has not as many cells as the first row")
+        return rows
+
+
+def cell(row: dict[str, str], name: str) -> str:
+    if name not in row:
+        raise InputError(f"there is no column {name}")
+    return row[name]
+
+
+def number(row: dict[str, str], name: str, least: float = 0) -> float:
+    text = cell(row, name)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not least <= value < LARGEST:  # not-a-number fails it too
+        raise InputError(f"{name} is {printable(text) or 'empty'}, must be a number of at least "
+                         f"{least:g}")
+    return value
+
+
+def seconds(row: dict[str, str], name: str) -> float:
+    value = number(row, name)
+    if value == 0:
+        raise InputError(f"{name} is 0, must take time")
+    return value
+
+
+def count(row: dict[str, str], name: str, least: int = 1) -> int:
+    value = number(row, name, least)
+    if value != int(value):
+        raise InputError(f"{name} is {printable(row[name])}, must be an integer")
+    return int(value)
+
+
 # Words.
 
 
@@ -74,6 +124,16 @@ def printable(value: object) -> str:
     """One line; what would break it, or an SVG, becomes a space."""
     value = f"{value:g}" if isinstance(value, float) else value
     return " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())
+
+
+def counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """Without decimals where they are zero: "0 %" and "100 %"."""
+    text = f"{100 * share:.{digits}f}"
+    return (f"{float(text):.0f}" if float(text).is_integer() else text) + " %"
 
 
 def phrases(table: dict, *templates: tuple[str, str]) -> list[str]:

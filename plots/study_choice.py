@@ -7,8 +7,9 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from page import ROW_WIDTH, tidy
+from results import counted, percent
 from study_results import Phase, Study
-from study_sheet import counted, percent, sheet
+from study_sheet import sheet
 
 # Inches.
 MAP_GAP, MAP_HEAD, MAP_AXIS = 0.75, 0.28, 0.42

@@ -8,8 +8,9 @@ import style
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from page import ROW_WIDTH, Page, tidy
+from results import percent
 from study_results import FIXED_DEGREES, Layer, Study
-from study_sheet import percent, sheet
+from study_sheet import sheet
 
 PUBLISHED = (1.05, 1.77)  # the paper: 5 % to 77 %
 RATIO_TICKS = (1, 2, 1.5, 3, 5, 10, 20, 50, 0.5, 0.2, 1.2, 1.1, 1.3, 1.05, 1.4, 1.75, 1.6, 1.15,

@@ -6,10 +6,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.transforms import ScaledTranslation
 from page import Unit
+from results import percent
 from study_costs import Costs, costs_of, split
 from study_panels import finish, outcome_words, panels, tall, telling
 from study_results import Layer, Phase, Study
-from study_sheet import percent, sheet
+from study_sheet import sheet
 
 LEGEND_ROW = 0.19
 

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import style
 from page import ROW_WIDTH, Page, Unit, tidy
+from results import percent
 from study_results import Layer, Phase, Study
-from study_sheet import layer_words, percent
+from study_sheet import layer_words
 
 # Inches.
 PANEL, HEAD, GAP_X, GAP_Y, AXIS = 1.62, 0.72, 0.52, 0.46, 0.40

@@ -1,21 +1,17 @@
 """The result folder of `pipemoe study`: points.csv, <cluster>-degrees.csv and summary.json."""
 
 import copy
-import csv
-import io
-import math
 import os
 from dataclasses import dataclass
 
 import style
-from results import (InputError, check_schema, member, parse_json, printable, read, said_of,
-                     section)
+from results import (InputError, cell, check_schema, count, member, number, parse_json, printable,
+                     read, read_rows, said_of, seconds, section)
 
 SCHEMA = "pipemoe.study/1"
 FIXED_DEGREES = (1, 2, 4, 8)
 EQUAL = 1 + 1e-9  # times within it are one time, as the study itself holds
 MISSES = ("", "uneven chunks", "link physics", "uneven chunks and link physics")
-LARGEST = 1e15
 
 
 def loss(time: float, best: float) -> float:
@@ -99,53 +95,6 @@ class Study:
     def setting(self, key: str):
         """What the study file sets for all layers; None when it does not."""
         return section(self.file, "layer").get(key)
-
-
-# CSV.
-
-
-def read_rows(path: str) -> list[dict[str, str]]:
-    with said_of(path):
-        try:
-            rows = list(csv.DictReader(io.StringIO(read(path).decode(), newline=""), strict=True))
-        except (ValueError, csv.Error):
-            raise InputError("it is no CSV") from None
-        for line, row in enumerate(rows, start=2):
-            if None in row or None in row.values():
-                raise InputError(f"row {line}: it has not as many cells as the first row")
-        return rows
-
-
-def cell(row: dict[str, str], name: str) -> str:
-    if name not in row:
-        raise InputError(f"there is no column {name}")
-    return row[name]
-
-
-def number(row: dict[str, str], name: str, least: float = 0) -> float:
-    text = cell(row, name)
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not least <= value < LARGEST:  # not-a-number fails it too
-        raise InputError(f"{name} is {printable(text) or 'empty'}, must be a number of at least "
-                         f"{least:g}")
-    return value
-
-
-def seconds(row: dict[str, str], name: str) -> float:
-    value = number(row, name)
-    if value == 0:
-        raise InputError(f"{name} is 0, must take time")
-    return value
-
-
-def count(row: dict[str, str], name: str, least: int = 1) -> int:
-    value = number(row, name, least)
-    if value != int(value):
-        raise InputError(f"{name} is {printable(row[name])}, must be an integer")
-    return int(value)
 
 
 # Points and degrees.

@@ -2,21 +2,11 @@
 
 import style
 from page import (GAP, MARGIN, ROW_POINTS, SMALL_ROW, TEXT_ROW, TITLE_ROW, Page)
-from results import cluster_words
+from results import cluster_words, counted
 from study_results import Layer, Study
 
 LINES = 4  # of text at most under a heading
 FOOTER_GAP = 0.14
-
-
-def counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
-
-
-def percent(share: float, digits: int = 1) -> str:
-    """Without decimals where they are zero: "0 %" and "100 %"."""
-    text = f"{100 * share:.{digits}f}"
-    return (f"{float(text):.0f}" if float(text).is_integer() else text) + " %"
 
 
 def layer_words(layer: Layer) -> tuple[str, str]:

@@ -4,10 +4,10 @@ import style
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from page import Unit
-from results import InputError
+from results import InputError, percent
 from study_panels import finish, panels, tall, telling
 from study_results import Layer, Phase, Study
-from study_sheet import percent, sheet
+from study_sheet import sheet
 
 LEGEND_ROW = 0.19
 

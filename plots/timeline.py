@@ -160,24 +160,23 @@ def small_print(timeline: Timeline, rank: int) -> str:
 # Drawing.
 
 
-def draw_header(page: Page, timeline: Timeline, lines: list[str], unit: Unit) -> None:
-    makespan = "makespan " + unit.text(timeline.makespan())
-    room = ROW_POINTS - style.text_width(makespan, style.TITLE, "bold") - 20
-    heading = title(timeline.provenance.get("configuration"))
+def draw_header(page: Page, heading: str, figures: str, lines: list[str]) -> None:
+    """The title with `figures` at its right, then lines of small text."""
+    room = ROW_POINTS - style.text_width(figures, style.TITLE, "bold") - 20
     page.line(TITLE_ROW, style.shortened(heading, style.TITLE, room, "bold"), style.TITLE,
               weight="bold")
-    page.figure.text(1 - RIGHT / WIDTH, page.below / page.height, makespan, ha="right",
+    page.figure.text(1 - RIGHT / WIDTH, page.below / page.height, figures, ha="right",
                      va="bottom", fontsize=style.TITLE, weight="bold")
     for line in lines:
         page.line(TEXT_ROW, style.shortened(line, style.TEXT, ROW_POINTS), style.TEXT,
                   color=style.QUIET)
 
 
-def draw_phases(axes, timeline: Timeline, unit: Unit) -> None:
-    """The extent of each phase, named and timed as far as there is room."""
+def draw_phases(axes, timeline: Timeline, unit: Unit, until: float) -> None:
+    """The extent of each phase, named and timed as far as there is room, on an axis to `until`."""
     forward, makespan = timeline.forward(), timeline.makespan()
     for name, start, end in (("forward", 0.0, forward), ("backward", forward, makespan)):
-        room = (end - start) / makespan * ROW_POINTS - 20
+        room = (end - start) / until * ROW_POINTS - 20
         texts = [f"{name} {unit.text(end - start)}", name] if end > start else []
         axes.plot([start, end], [0.42, 0.42], color=style.RULE, linewidth=0.7, zorder=1)
         for text in texts:
@@ -187,7 +186,7 @@ def draw_phases(axes, timeline: Timeline, unit: Unit) -> None:
                 break
     for time in sorted({0.0, forward, makespan}):
         axes.plot([time, time], [0.17, 0.67], color=style.RULE, linewidth=0.7, clip_on=False)
-    axes.set(xlim=(0, makespan), ylim=(0, 1))
+    axes.set(xlim=(0, until), ylim=(0, 1))
     axes.axis("off")
 
 
@@ -219,7 +218,9 @@ def draw_bars(axes, operation: str, lane: int, spans: list[Span], points_per_sec
                       color=look.ink, ha="center", va="center_baseline", bbox=ground, zorder=4)
 
 
-def draw_lanes(axes, timeline: Timeline, spans: list[Span], lanes: list[str]) -> None:
+def draw_lanes(axes, timeline: Timeline, spans: list[Span], lanes: list[str],
+               until: float) -> None:
+    """A lane a stream, each as long as the timeline, on an axis to `until`."""
     makespan, forward = timeline.makespan(), timeline.forward()
     groups: dict[tuple, list[Span]] = {}
     for span in spans:
@@ -227,18 +228,18 @@ def draw_lanes(axes, timeline: Timeline, spans: list[Span], lanes: list[str]) ->
     for lane in range(len(lanes)):
         axes.barh(lane, makespan, BAR, color=style.GROUND, linewidth=0, zorder=0)
     for (stream, _, operation), group in groups.items():
-        draw_bars(axes, operation, lanes.index(stream), group, ROW_POINTS / makespan)
+        draw_bars(axes, operation, lanes.index(stream), group, ROW_POINTS / until)
     if 0 < forward < makespan:
         for width, colour in ((2.2, style.WHITE), (1.0, style.INK)):
             axes.axvline(forward, color=colour, linewidth=width, zorder=3)
-    axes.set(xlim=(0, makespan), ylim=(len(lanes) - 0.5, -0.5))
+    axes.set(xlim=(0, until), ylim=(len(lanes) - 0.5, -0.5))
     axes.set_yticks(range(len(lanes)), [style.STREAMS[stream] for stream in lanes])
 
 
-def draw_time_axis(axes, makespan: float, unit: Unit) -> None:
+def draw_time_axis(axes, until: float, unit: Unit) -> None:
     """Ticks below the lanes, their unit at the left below the lanes' names."""
-    ticks = MaxNLocator(nbins=9, steps=[1, 2, 2.5, 5, 10]).tick_values(0, makespan / unit.seconds)
-    ticks = [tick for tick in ticks if 0 <= tick * unit.seconds <= makespan]
+    ticks = MaxNLocator(nbins=9, steps=[1, 2, 2.5, 5, 10]).tick_values(0, until / unit.seconds)
+    ticks = [tick for tick in ticks if 0 <= tick * unit.seconds <= until]
     axes.set_xticks([tick * unit.seconds for tick in ticks], [f"{tick:g}" for tick in ticks])
     tidy(axes, "bottom")
     axes.tick_params(axis="y", length=0, pad=9, labelcolor=style.INK)
@@ -254,11 +255,16 @@ def draw_legend(page: Page, spans: list[Span]) -> None:
     page.legend(LEGEND_ROW, handles)
 
 
-def draw(timeline: Timeline, rank: int) -> Figure:
-    """The timeline of one of its ranks."""
+def lanes_and_spans(timeline: Timeline, rank: int) -> tuple[list[str], list[Span]]:
+    """The streams of a rank, and those of its spans that take time."""
     mine = [span for span in timeline.spans if span.rank == rank]
     lanes = [stream for stream in style.STREAMS if any(span.stream == stream for span in mine)]
-    spans = [span for span in mine if span.end > span.start]
+    return lanes, [span for span in mine if span.end > span.start]
+
+
+def draw(timeline: Timeline, rank: int) -> Figure:
+    """The timeline of one of its ranks."""
+    lanes, spans = lanes_and_spans(timeline, rank)
     configuration = timeline.provenance.get("configuration")
     lines = list(filter(None, [layer_line(section(configuration, "layer")),
                                run_line(configuration)]))
@@ -267,10 +273,10 @@ def draw(timeline: Timeline, rank: int) -> Figure:
 
     page = Page(2 * MARGIN + TITLE_ROW + TEXT_ROW * len(lines) + PHASE_ROW + LANE * len(lanes)
                 + TICK_ROW + LEGEND_ROW + GAP + SMALL_ROW * len(footer))
-    draw_header(page, timeline, lines, unit)
-    draw_phases(page.axes(PHASE_ROW), timeline, unit)
+    draw_header(page, title(configuration), "makespan " + unit.text(timeline.makespan()), lines)
+    draw_phases(page.axes(PHASE_ROW), timeline, unit, timeline.makespan())
     axes = page.axes(LANE * len(lanes))
-    draw_lanes(axes, timeline, spans, lanes)
+    draw_lanes(axes, timeline, spans, lanes, timeline.makespan())
     draw_time_axis(axes, timeline.makespan(), unit)
     page.take(TICK_ROW)
     draw_legend(page, spans)
@@ -300,16 +306,26 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def chosen_rank(timeline: Timeline, path: str, rank: int | None) -> int:
+    """The wanted rank, or the first. Throws InputError when there is no such rank."""
+    if rank is None:
+        return timeline.ranks()[0]
+    if rank not in timeline.ranks():
+        raise InputError(f"{path}: there is no rank {rank}")
+    return rank
+
+
+def write_figure(figure: Figure, paths: list[str], suffixes: list[str]) -> None:
+    pictures = {suffix: rendered(figure, suffix) for suffix in SUFFIXES if suffix in suffixes}
+    write_all({path: pictures[suffix] for path, suffix in zip(paths, suffixes)})
+
+
 def run(options: argparse.Namespace) -> None:
     suffixes = [suffix_of(path) for path in options.output]
     timeline = load(options.timeline)
-    rank = timeline.ranks()[0] if options.rank is None else options.rank
-    if rank not in timeline.ranks():
-        raise InputError(f"{options.timeline}: there is no rank {rank}")
+    rank = chosen_rank(timeline, options.timeline, options.rank)
     style.configure()
-    figure = draw(timeline, rank)
-    pictures = {suffix: rendered(figure, suffix) for suffix in SUFFIXES if suffix in suffixes}
-    write_all({path: pictures[suffix] for path, suffix in zip(options.output, suffixes)})
+    write_figure(draw(timeline, rank), options.output, suffixes)
 
 
 def main(arguments: list[str]) -> int:
