@@ -67,12 +67,12 @@ void print_table(const Plan& plan, const MoeLayer& layer) {
   for (std::size_t row = 0; row < plan.forward.by_degree.size(); ++row) {
     const std::int64_t degree = plan.forward.by_degree[row].degree;
     if (!worth_a_row(degree, plan)) continue;
-    const bool divides = layer.slots() % degree == 0;
+    const bool divides = layer.slots() % degree == 0 || !plan.closed_form;
     uneven |= !divides;
     fmt::print("  {:>5}{}  {}  {}\n", degree, divides ? ' ' : '*', cell(plan.forward, row),
                cell(plan.backward, row));
   }
-  if (uneven && plan.closed_form) {
+  if (uneven) {
     fmt::print(
         "  * does not divide the {} slots: the times are of equal chunks, the largest real one is\n"
         "    up to one slot larger (simulate shows it)\n",
@@ -114,7 +114,7 @@ void print_text(const Plan& plan, const Inputs& inputs) {
   print_why("forward", plan.forward);
   print_why("backward", plan.backward);
   fmt::print("\n  iteration: {:.3f} ms{}\n", milliseconds(plan.iteration()),
-             plan.closed_form ? "" : " (degrees compared on their task graphs: costs are tables)");
+             plan.closed_form ? "" : " (degrees compared on their task graphs: no closed form)");
   print_notes(plan.notes);
 }
 

@@ -1,7 +1,6 @@
 // pipemoe simulate: one iteration on a virtual cluster.
 #include <fmt/format.h>
 
-#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -9,6 +8,7 @@
 #include "experiments/inputs.hpp"
 #include "experiments/schedule_options.hpp"
 #include "experiments/terminal.hpp"
+#include "experiments/timeline_report.hpp"
 #include "models/error.hpp"
 #include "models/files.hpp"
 #include "models/task_graph_io.hpp"
@@ -25,10 +25,7 @@ struct SimulateOptions {
   ScheduleOptions schedule;
   std::string graph;
   std::string network = "fitted";
-  std::string trace;
-  std::string csv;
-  std::string output;
-  bool json = false;
+  TimelineOutputs outputs;
 };
 
 struct Prepared {
@@ -65,27 +62,6 @@ std::string configuration(const SimulateOptions& options, const Prepared& prepar
   return json.dump();
 }
 
-void print_operations(const Timeline& timeline) {
-  struct Row {
-    int tasks = 0;
-    Seconds time{};
-  };
-  std::map<std::pair<Phase, OperationKind>, Row> rows;
-  for (const Span& span : timeline.spans) {
-    Row& row = rows[{span.task.phase, span.task.operation}];
-    ++row.tasks;
-    row.time += span.duration();
-  }
-  fmt::print("  {:<9} {:<23} {:>5} {:>12} {:>12}\n", "phase", "operation", "tasks", "each (ms)",
-             "all (ms)");
-  for (const auto& [key, row] : rows) {
-    if (row.time <= Seconds{}) continue;  // the notes name what costs nothing
-    fmt::print("  {:<9} {:<23} {:>5} {:>12.3f} {:>12.3f}\n", to_string(key.first),
-               to_string(key.second), row.tasks, milliseconds(row.time) / row.tasks,
-               milliseconds(row.time));
-  }
-}
-
 void print_text(const SimulateOptions& options, const Prepared& prepared,
                 const Timeline& timeline) {
   if (options.graph.empty()) print_heading(prepared.inputs.layer, prepared.inputs.cluster);
@@ -93,15 +69,7 @@ void print_text(const SimulateOptions& options, const Prepared& prepared,
   fmt::print("schedule {}, degree {} forward, {} backward; network level {}\n\n",
              prepared.graph.schedule(), configured["forward_degree"].get<int>(),
              configured["backward_degree"].get<int>(), options.network);
-  print_operations(timeline);
-  fmt::print("\n{}\n", draw_timeline(timeline, terminal_columns()));
-  fmt::print("  makespan {:.3f} ms = forward {:.3f} + backward {:.3f}\n",
-             milliseconds(timeline.makespan()), milliseconds(timeline.forward()),
-             milliseconds(timeline.backward()));
-  fmt::print("  compute busy {:.3f} ms; communication {:.3f} ms, {:.1f} % of it hidden\n",
-             milliseconds(timeline.busy(Stream::Compute)), milliseconds(timeline.communication()),
-             100 * timeline.overlap_ratio());
-  print_notes(timeline.provenance.notes);
+  print_timeline(timeline);
 }
 
 void run(const SimulateOptions& options) {
@@ -120,12 +88,8 @@ void run(const SimulateOptions& options) {
     const auto& more = prepared.inputs.fitted_notes;
     notes.insert(notes.end(), more.begin(), more.end());
   }
-  if (!options.trace.empty()) {
-    write_file(options.trace, to_chrome_trace({{timeline.provenance.made_by, &timeline}}));
-  }
-  if (!options.csv.empty()) write_file(options.csv, to_csv(timeline));
-  if (!options.output.empty()) write_file(options.output, to_json(timeline));
-  if (options.json) {
+  write_outputs(timeline, options.outputs);
+  if (options.outputs.json) {
     fmt::print("{}", to_json(timeline));
   } else {
     print_text(options, prepared, timeline);
@@ -148,10 +112,7 @@ void add_simulate_command(CLI::App& app) {
       ->add_option("--network", options->network,
                    "fitted (collectives as fitted), node (node-to-node flows) or gpu (every pair)")
       ->capture_default_str();
-  command->add_option("--trace", options->trace, "Write a trace for Perfetto")->type_name("FILE");
-  command->add_option("--csv", options->csv, "Write the spans as CSV")->type_name("FILE");
-  command->add_option("--output", options->output, "Write the timeline as JSON")->type_name("FILE");
-  command->add_flag("--json", options->json, "Print the timeline as JSON");
+  add_timeline_outputs(*command, options->outputs);
   command->callback([options] { run(*options); });
 }
 

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "experiments/commands.hpp"
+#include "experiments/journal.hpp"
 #include "experiments/process_pool.hpp"
 #include "experiments/study_config.hpp"
 #include "experiments/study_journal.hpp"
@@ -84,7 +85,7 @@ void run_missing(const Study& study, const StudyOptions& options,
   if (missing.empty()) return;
   std::string shard = options.shard;
   std::replace(shard.begin(), shard.end(), '/', '-');
-  StudyJournal journal(options.output, shard, header);
+  Journal journal(journal_path(options.output, shard), header);
   Progress progress("study " + study.name);
   std::size_t done = 0;
   run_in_processes(
@@ -94,7 +95,7 @@ void run_missing(const Study& study, const StudyOptions& options,
         PointResult result;
         result.point = missing[job]->index;
         result.error = died;
-        journal.append(died.empty() ? point_from_json_line(line) : result);
+        journal.append(died.empty() ? line : to_json_line(result));
         progress.update(++done, missing.size());
       });
 }

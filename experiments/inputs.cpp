@@ -4,6 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "models/cluster_io.hpp"
 #include "models/config.hpp"
 #include "models/error.hpp"
 
@@ -59,10 +60,13 @@ std::string joined(const std::string& layer_json, const std::string& cluster_jso
 }  // namespace
 
 void add_input_options(CLI::App& command, InputOptions& options) {
+  add_input_options_without_cluster(command, options);
+  command.get_option("--cluster")->required();
+}
+
+void add_input_options_without_cluster(CLI::App& command, InputOptions& options) {
   command.add_option("--layer", options.layer, "Layer file (TOML)")->type_name("FILE");
-  command.add_option("--cluster", options.cluster, "Cluster profile (TOML)")
-      ->type_name("FILE")
-      ->required();
+  command.add_option("--cluster", options.cluster, "Cluster profile (TOML)")->type_name("FILE");
   command
       .add_option("--set", options.sets,
                   "Override one value, e.g. layer.model_dim=1024; may be repeated")
@@ -91,6 +95,22 @@ Inputs read_inputs(const InputOptions& options) {
   Inputs inputs{read_layer(layer_file), read_cluster(cluster_file), "",
                 fitted_notes(overrides.cluster)};
   inputs.configuration = joined(layer_file.to_json(), cluster_file.to_json());
+  return inputs;
+}
+
+Inputs read_layer_only(const InputOptions& options, int num_ranks) {
+  if (options.layer.empty()) throw InputError("--layer is required");
+  const Overrides overrides = parse_sets(options.sets);
+  if (!overrides.cluster.empty()) {
+    throw InputError(fmt::format("--set cluster.{}: there is no cluster profile to change",
+                                 overrides.cluster.front().key));
+  }
+  ConfigFile layer_file = ConfigFile::load(options.layer, "layer", overrides.layer);
+  Inputs inputs{read_layer(layer_file)};
+  inputs.cluster.name = "the ranks that were started";
+  inputs.cluster.nodes = 1;
+  inputs.cluster.gpus_per_node = num_ranks;
+  inputs.configuration = joined(layer_file.to_json(), "null");
   return inputs;
 }
 

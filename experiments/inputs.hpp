@@ -26,8 +26,12 @@ struct Inputs {
 
 /// Adds --layer, --cluster and --set.
 void add_input_options(CLI::App& command, InputOptions& options);
+/// The same for a command that runs on the machine it is on: a profile is not required.
+void add_input_options_without_cluster(CLI::App& command, InputOptions& options);
 /// --cluster alone, with --set cluster.*: for a command that takes a graph instead of a layer.
 Inputs read_cluster_only(const InputOptions& options);
 Inputs read_inputs(const InputOptions& options);
+/// --layer alone, on a cluster of which nothing is known but its number of ranks.
+Inputs read_layer_only(const InputOptions& options, int num_ranks);
 
 }  // namespace pipemoe::program

@@ -23,16 +23,22 @@ int run(int argc, char** argv) {
   app.require_subcommand(1);
   pipemoe::program::add_plan_command(app);
   pipemoe::program::add_simulate_command(app);
+  pipemoe::program::add_run_command(app);
+  pipemoe::program::add_calibrate_command(app);
+  pipemoe::program::add_validate_command(app);
   pipemoe::program::add_graph_command(app);
+  pipemoe::program::add_compare_command(app);
   pipemoe::program::add_study_command(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& help) {  // --help and --version
     return app.exit(help);
   } catch (const CLI::ParseError& error) {
-    return fail(2, argc > 1 && app.get_subcommands().empty() && argv[1][0] != '-'
-                       ? fmt::format("{} is no subcommand (see pipemoe --help)", argv[1]).c_str()
-                       : error.what());
+    pipemoe::program::refuse(argc > 1 && app.get_subcommands().empty() && argv[1][0] != '-'
+                                 ? fmt::format("{} is no subcommand (see pipemoe --help)", argv[1])
+                                 : error.what());
+  } catch (const pipemoe::InputError& error) {
+    pipemoe::program::refuse(error.what());
   }
   return 0;
 }
@@ -43,6 +49,8 @@ int main(int argc, char** argv) {
   try {
     const int code = run(argc, argv);
     return std::fflush(stdout) == 0 ? code : fail(1, "cannot write to standard output");
+  } catch (const pipemoe::program::SilentExit& exit) {
+    return exit.code;
   } catch (const pipemoe::InputError& error) {
     return fail(2, error.what());
   } catch (const std::exception& error) {

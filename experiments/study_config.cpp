@@ -6,6 +6,7 @@
 #include <charconv>
 #include <cmath>
 
+#include "models/cluster_io.hpp"
 #include "models/config.hpp"
 #include "models/error.hpp"
 #include "models/schedule.hpp"

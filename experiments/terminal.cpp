@@ -56,12 +56,16 @@ class Lane {
 
 }  // namespace
 
-void print_heading(const MoeLayer& layer, const Cluster& cluster) {
+void print_layer(const MoeLayer& layer) {
   fmt::print("layer    {}: {} tokens a rank, M {}, H {}, {} experts, top-{}, capacity {}, {}, {}\n",
              layer.name, layer.tokens_per_rank, layer.model_dim, layer.hidden_dim,
              layer.num_experts, layer.top_k,
              layer.capacity_factor ? fmt::format("{:g}", *layer.capacity_factor) : "dropless",
              to_string(layer.dtype), to_string(layer.activation));
+}
+
+void print_heading(const MoeLayer& layer, const Cluster& cluster) {
+  print_layer(layer);
   fmt::print("cluster  {}: {} nodes x {} {}\n", cluster.name, cluster.nodes, cluster.gpus_per_node,
              cluster.gpu.name);
   const Bytes needed = layer.memory_per_rank(cluster.num_ranks());

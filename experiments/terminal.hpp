@@ -13,6 +13,7 @@ namespace pipemoe::program {
 
 constexpr double milliseconds(Seconds time) { return time.count() * 1e3; }
 
+void print_layer(const MoeLayer& layer);
 /// Layer, cluster and whether the layer fits a GPU's memory.
 void print_heading(const MoeLayer& layer, const Cluster& cluster);
 void print_notes(const std::vector<std::string>& notes);

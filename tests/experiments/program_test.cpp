@@ -177,7 +177,7 @@ TEST_CASE("files written by simulate hold what it prints", "[program][simulate]"
 }
 
 TEST_CASE("every subcommand's help shows an example", "[program]") {
-  for (const char* command : {"plan", "simulate", "graph"}) {
+  for (const char* command : {"plan", "simulate", "graph", "compare"}) {
     const Outcome outcome = run(std::string(command) + " --help");
     CHECK(outcome.exit_code == 0);
     CHECK_THAT(outcome.out, Catch::Contains("Example:"));
@@ -260,4 +260,104 @@ TEST_CASE("a graph that cannot run is refused", "[program][errors]") {
   unknown["tasks"][0]["operation"] = "teleport";
   refused(unknown.dump(), {"graph.json", "operation is teleport"});
   refused(text.substr(0, text.size() / 2), {"graph.json"});
+}
+
+namespace {
+
+// A prediction of the example at degrees 2 and 1, and the same on two ranks: each task twice as
+// long and half a millisecond of gate.
+struct ComparedFiles {
+  TemporaryDirectory directory;
+  std::string predicted, measured;
+
+  ComparedFiles() {
+    const std::string text =
+        run("simulate --json --forward-degree 2 --backward-degree 1 " + kInputs).out;
+    predicted = directory.file("predicted.json", text);
+    Timeline slow = timeline_from_json(text, "simulate");
+    for (Span& span : slow.spans) {
+      span.start = 2 * span.start + Seconds{5e-4};
+      span.end = 2 * span.end + Seconds{5e-4};
+      if (span.task.operation == OperationKind::Gate && span.task.phase == Phase::Forward) {
+        span.start = Seconds{};
+      }
+    }
+    for (std::size_t i = 0, one_rank = slow.spans.size(); i < one_rank; ++i) {
+      slow.spans.push_back(slow.spans[i]);
+      slow.spans.back().rank = 1;
+    }
+    slow.repeats = {Seconds{3}, Seconds{1}};
+    slow.provenance.made_by = "a test";
+    measured = directory.file("measured.json", to_json(slow));
+  }
+  std::string both() const { return predicted + " " + measured; }
+};
+
+}  // namespace
+
+TEST_CASE("compare --json has a row for each operation and the whole", "[program][compare]") {
+  const ComparedFiles files;
+  const Json json = json_of("compare --json " + files.both());
+  CHECK(json["schema"] == "pipemoe.comparison/1");
+  CHECK(json["measured"]["ranks"] == 2);
+  CHECK(json["measured"]["repeats"] == 2);
+  CHECK(json["operations"].size() == 12);  // six steps, forward and backward
+  for (const Json& row : json["operations"]) {
+    const bool modelled = row["operation"] == "dispatch" || row["operation"] == "combine" ||
+                          row["operation"] == "expert";
+    CAPTURE(row.dump());
+    CHECK(row["modelled"] == modelled);
+    CHECK(row["tasks_per_rank"] == (modelled && row["phase"] == "forward" ? 2 : 1));
+    if (!modelled) continue;
+    CHECK(row["sum"]["relative_error"].get<double>() == Approx(-0.5).epsilon(1e-9));
+  }
+  REQUIRE(json["whole"].size() == 5);
+  const Json& makespan = json["whole"][2];
+  CHECK(makespan["quantity"] == "makespan");
+  CHECK(makespan["measured_s"].get<double>() ==
+        Approx(2 * makespan["predicted_s"].get<double>() + 5e-4).epsilon(1e-9));
+}
+
+TEST_CASE("compare tells a person what was not modelled and how repeats spread",
+          "[program][compare]") {
+  const ComparedFiles files;
+  const Outcome outcome = run("compare " + files.both());
+  CHECK(outcome.exit_code == 0);
+  for (const char* part : {"simulation, network level fitted (1 rank)", "a test (2 ranks)",
+                           "not modelled", "-50.0 %", "iteration",
+                           "measured iterations: 2, 1000.000 ms the fastest, 2000.000 the median, "
+                           "3000.000 the slowest"}) {
+    CHECK_THAT(outcome.out, Catch::Contains(part));
+  }
+}
+
+TEST_CASE("compare writes a table and one trace of both", "[program][compare]") {
+  const ComparedFiles files;
+  const std::string csv = files.directory.path("c.csv"), trace = files.directory.path("t.json");
+  REQUIRE(run("compare --csv " + csv + " --trace " + trace + " " + files.both()).exit_code == 0);
+  const std::string table = read_file(csv, "table");
+  CHECK(std::count(table.begin(), table.end(), '\n') == 1 + 12 + 5);
+  CHECK_THAT(table, Catch::StartsWith("scope,quantity,tasks_per_rank,modelled,predicted_mean_s,"));
+  CHECK_THAT(table, Catch::Contains("\nforward,gate,1,false,0,0.0005,0,0.0005,-0.0005,-1\n"));
+  CHECK_THAT(table, Catch::Contains("\niteration,makespan,,true,,,"));
+  const Timeline predicted = timeline_from_json(read_file(files.predicted, "timeline"), "p");
+  const Timeline measured = timeline_from_json(read_file(files.measured, "timeline"), "m");
+  CHECK(read_file(trace, "trace") ==
+        to_chrome_trace({{"predicted: simulation, network level fitted", &predicted},
+                         {"measured: a test", &measured}}));
+}
+
+TEST_CASE("timelines that cannot be compared are refused", "[program][compare][errors]") {
+  const ComparedFiles files;
+  check_refused("compare " + files.predicted, {"measured"});
+  check_refused("compare missing.json " + files.measured, {"missing.json", "cannot read"});
+  check_refused("compare " + files.directory.file("bad.json", "{}") + " " + files.measured,
+                {"bad.json", "schema is missing"});
+  const std::string other = files.directory.file(
+      "other.json", run("simulate --json --forward-degree 3 --backward-degree 1 " + kInputs).out);
+  check_refused(
+      "compare " + other + " " + files.measured,
+      {"other.json and ",
+       "layer0.forward.dispatch.2 is in the predicted timeline, not in the measured one"});
+  check_refused("compare --trace /nonexistent/t.json " + files.both(), {"cannot write"});
 }

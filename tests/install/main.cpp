@@ -1,9 +1,11 @@
 // A user's program against the installed package: plans a layer, simulates it, compares the two,
-// and multiplies two matrices as an expert would.
+// and runs a small one for real.
 #include <cmath>
 #include <cstdio>
 
-#include "kernels/blas.hpp"
+#include "exec/cpu_backend.hpp"
+#include "exec/execute.hpp"
+#include "models/cluster_io.hpp"
 #include "models/config.hpp"
 #include "models/plan.hpp"
 #include "models/schedule.hpp"
@@ -23,9 +25,13 @@ int main(int, char** argv) {
   const double planned = plan.iteration().count(), simulated = predicted.makespan().count();
   std::printf("planned %.6f s, simulated %.6f s\n", planned, simulated);
 
-  const float a[] = {1, 2}, b[] = {3, 4};  // [1, 2] x [2, 1]
-  float product[1];
-  kernels::gemm({.m = 1, .n = 1, .k = 2}, a, b, product);
-  if (product[0] != 11) return 1;
+  const MoeLayer small{
+      .tokens_per_rank = 8, .model_dim = 4, .hidden_dim = 8, .num_experts = 2, .top_k = 1};
+  const auto ranks = exec::single_process();
+  exec::CpuBackend backend(small, {}, *ranks);
+  const Timeline measured =
+      exec::execute(schedule("pipemoe", small, {.nodes = 1, .gpus_per_node = 1}, {2, 2}), backend,
+                    *ranks, {.warm_up = 0, .repeats = 1});
+  if (measured.makespan() <= Seconds{}) return 1;
   return std::abs(planned / simulated - 1) < 1e-9 ? 0 : 1;
 }

@@ -91,6 +91,55 @@ TEST_CASE("the fitted level equals the analytic schedule, span by span", "[sim][
   }
 }
 
+TEST_CASE("the fitted level slows overlapping tasks as the analytic schedule does",
+          "[sim][fitted][overlap]") {
+  std::mt19937_64 random(33);
+  std::uniform_real_distribution<double> slowdown(1, 3);
+  for (int i = 0; i < 200; ++i) {
+    Cluster cluster = authors_cluster(16);
+    cluster.overlap = Overlap{slowdown(random), slowdown(random), "test"};
+    MoeLayer layer = random_layer(random, 16);
+    layer.dtype = Dtype::Fp32;
+    const auto degree = [&] {
+      return 1 + static_cast<std::int64_t>(random() % 40) % layer.slots();
+    };
+    const char* name = i % 4 == 0 ? "pipemoe-deferred" : "pipemoe";
+    const TaskGraph graph = schedule(name, layer, cluster, {degree(), degree()});
+    const Timeline predicted = analytic_timeline(graph, cluster);
+    const Timeline simulated = sim::simulate(graph, cluster);
+    const double scale = predicted.makespan().count();
+    CAPTURE(i, name);
+    for (std::size_t s = 0; s < predicted.spans.size(); ++s) {
+      CAPTURE(predicted.spans[s].task.name());
+      REQUIRE(std::abs((simulated.spans[s].start - predicted.spans[s].start).count()) <=
+              1e-9 * scale);
+      REQUIRE(std::abs((simulated.spans[s].end - predicted.spans[s].end).count()) <= 1e-9 * scale);
+    }
+  }
+}
+
+TEST_CASE("a simulation with slowdowns leaves nothing slowed behind it", "[sim][overlap]") {
+  const Cluster plain = authors_cluster(16);
+  Cluster slowed = plain;
+  slowed.overlap = Overlap{2, 3, "test"};
+  const TaskGraph graph = schedule("pipemoe", shipped_layer("pipemoe-example"), plain, {4, 4});
+  const Seconds before = simulated_times(graph, plain).makespan();
+  CHECK(simulated_times(graph, slowed).makespan() > before * 1.1);
+  CHECK(simulated_times(graph, plain).makespan().count() == Approx(before.count()).epsilon(1e-11));
+}
+
+TEST_CASE("levels that do not apply slowdowns say so", "[sim][overlap]") {
+  Cluster cluster = authors_cluster(16);
+  const TaskGraph graph = schedule("pipemoe", shipped_layer("pipemoe-example"), cluster, {2, 2});
+  const Seconds plain = simulated_times(graph, cluster, Network::Node).makespan();
+  cluster.overlap = Overlap{2, 3, "test"};
+  const Timeline node = sim::simulate(graph, cluster, Network::Node);
+  CHECK(node.makespan().count() == Approx(plain.count()).epsilon(1e-11));
+  REQUIRE(node.provenance.notes.size() == 2);
+  CHECK(node.provenance.notes[1] == "overlap slowdowns are not applied at network level node");
+  CHECK(sim::simulate(graph, cluster, Network::Fitted).provenance.notes.size() == 1);
+}
+
 TEST_CASE("the three levels agree within 2 % on a uniform all-to-all", "[sim][levels]") {
   for (const int ranks : {16, 64}) {
     const Cluster cluster = authors_cluster(ranks);

@@ -1,0 +1,67 @@
+#include "experiments/calibration_report.hpp"
+
+#include <fmt/format.h>
+
+#include <optional>
+
+#include "experiments/terminal.hpp"
+
+namespace pipemoe::program {
+namespace {
+
+std::string range_text(const std::optional<WorkRange>& range, const char* unit) {
+  if (!range) return fmt::format("measured at one number of {}s", unit);
+  return fmt::format("{:.3g} to {:.3g} {}s", range->from, range->to, unit);
+}
+
+template <class Work>
+void print_fit(const std::string& name, const Fit<Work>& fit, const char* unit) {
+  const std::string range = range_text(fit.range, unit);
+  if (const auto* line = fit.line()) {
+    fmt::print("  {:<42} {:>9.1f} us + n / {:>8.3f} G{}/s  r² {:.4f}  {}\n", name,
+               line->alpha.count() * 1e6, 1e-9 / line->beta.value, unit, fit.r_squared.value_or(0),
+               range);
+    return;
+  }
+  const auto& points = std::get<TimeTable>(fit.model).points;
+  fmt::print("  {:<42} table of {} points, {:.1f} to {:.1f} us, {}\n", name, points.size(),
+             points.front().second.count() * 1e6, points.back().second.count() * 1e6, range);
+}
+
+}  // namespace
+
+std::string to_csv(const std::vector<exec::CalibrationRow>& rows) {
+  std::string text = "operation,layer,ranks,amount,unit,repeats,min_s,median_s,max_s,outliers\n";
+  for (const exec::CalibrationRow& row : rows) {
+    text += fmt::format("\"{}\",{},{},{},{},{},{},{},{},{}\n", row.operation, row.layer, row.ranks,
+                        row.amount, row.unit, row.repeats, row.minimum_s, row.median_s,
+                        row.maximum_s, row.outliers);
+  }
+  return text;
+}
+
+void print_calibration(const exec::Calibration& calibration) {
+  const Cluster& cluster = calibration.cluster;
+  fmt::print("profile  {}: {} nodes x {} ranks, {}\n", cluster.name, cluster.nodes,
+             cluster.gpus_per_node, cluster.gpu.name);
+  for (const auto& [ranks, fit] : cluster.all_to_all) {
+    print_fit(fmt::format("all_to_all, {} ranks", ranks), fit, "byte");
+  }
+  for (const auto& [dtype, fit] : cluster.gemm) print_fit("gemm " + to_string(dtype), fit, "flop");
+  for (const auto& [pass, cost] : cluster.passes) {
+    if (const auto* fit = std::get_if<Fit<Bytes>>(&cost)) print_fit(to_string(pass), *fit, "byte");
+  }
+  for (const ExpertFit& expert : cluster.experts) {
+    const GemmShape& gemm = expert.gemms.front();
+    print_fit(fmt::format("experts {} x [{}, {}] {}", gemm.groups, gemm.k, gemm.n,
+                          to_string(expert.pass)),
+              expert.fit, "flop");
+  }
+  if (cluster.overlap) {
+    fmt::print("  together: compute takes {:.3f} times as long, communication {:.3f} times\n",
+               cluster.overlap->compute_slowdown, cluster.overlap->communication_slowdown);
+  }
+  print_notes(calibration.notes);
+}
+
+}  // namespace pipemoe::program

@@ -1,0 +1,170 @@
+// pipemoe run: one iteration for real on this machine's ranks, many times.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "exec/backends.hpp"
+#include "exec/execute.hpp"
+#include "exec/layer_graph.hpp"
+#include "exec/verify.hpp"
+#include "experiments/commands.hpp"
+#include "experiments/exec_options.hpp"
+#include "experiments/inputs.hpp"
+#include "experiments/ranks.hpp"
+#include "experiments/schedule_options.hpp"
+#include "experiments/terminal.hpp"
+#include "experiments/timeline_report.hpp"
+#include "models/error.hpp"
+#include "models/schedule.hpp"
+#include "models/timeline_io.hpp"
+
+namespace pipemoe::program {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+struct RunOptions {
+  InputOptions inputs;
+  ScheduleOptions schedule;
+  ExecOptions exec;
+  TimelineOutputs outputs;
+  bool verify = false;
+};
+
+Inputs read_run_inputs(const RunOptions& options, int num_ranks) {
+  if (!options.inputs.cluster.empty()) {
+    Inputs inputs = read_inputs(options.inputs);
+    if (inputs.cluster.num_ranks() != num_ranks) {
+      throw InputError(fmt::format("cluster {} has {} ranks, {} were started (mpirun -np {})",
+                                   inputs.cluster.name, inputs.cluster.num_ranks(), num_ranks,
+                                   inputs.cluster.num_ranks()));
+    }
+    return inputs;
+  }
+  const ScheduleOptions& schedule = options.schedule;
+  if (schedule.schedule == "pipemoe-deferred") {
+    throw InputError("schedule pipemoe-deferred needs --cluster: its order follows from costs");
+  }
+  if (schedule_has_degrees(schedule.schedule) &&
+      (!schedule.forward_degree || !schedule.backward_degree)) {
+    throw InputError(
+        "degrees are chosen from a profile: give --cluster, or --forward-degree and "
+        "--backward-degree");
+  }
+  return read_layer_only(options.inputs, num_ranks);
+}
+
+std::string configuration(const RunOptions& options, const Inputs& inputs, const TaskGraph& graph) {
+  const Degrees degrees = exec::degrees_of(graph);
+  Json json = Json::parse(inputs.configuration);
+  json["schedule"] = graph.schedule();
+  json["forward_degree"] = degrees.forward_degree;
+  json["backward_degree"] = degrees.backward_degree;
+  json["execution"] = to_json(options.exec);
+  json["verify"] = options.verify;
+  return json.dump();
+}
+
+void print_text(const Inputs& inputs, const TaskGraph& graph, const Timeline& timeline) {
+  const Degrees degrees = exec::degrees_of(graph);
+  print_layer(inputs.layer);
+  fmt::print("{} on {}\n", timeline.provenance.made_by, timeline.provenance.host);
+  fmt::print("schedule {}, degree {} forward, {} backward\n\n", graph.schedule(),
+             degrees.forward_degree, degrees.backward_degree);
+  print_timeline(timeline);
+}
+
+// Poisons what an iteration must write, runs one, compares. On rank 0 throws RunError when a tensor
+// is not as the reference says.
+void verify_numerics(const RunOptions& options, const MoeLayer& layer, const TaskGraph& graph,
+                     exec::LayerBackend& backend, exec::ProcessGroup& group, Timeline& timeline) {
+  struct Poisoned final : exec::Backend {
+    exec::LayerBackend& real;
+    explicit Poisoned(exec::LayerBackend& backend) : real(backend) {}
+    std::string name() const override { return real.name(); }
+    std::map<std::string, std::string> versions() const override { return real.versions(); }
+    std::unique_ptr<exec::PreparedGraph> prepare(const TaskGraph& of) override {
+      auto prepared = real.prepare(of);
+      real.poison();
+      return prepared;
+    }
+  } poisoned(backend);
+  exec::execute(graph, poisoned, group, {.warm_up = 0, .repeats = 1});
+  const auto errors = exec::verify(layer, options.exec.backend.data, backend.results(), group);
+  const double allowed = exec::tolerance(layer.dtype);
+  double largest = 0;
+  for (const auto& [tensor, error] : errors) {
+    if (!(error <= allowed)) {
+      throw RunError(fmt::format("{} differs from the float64 reference by {:.2e} (allowed {:.0e})",
+                                 tensor, error, allowed));
+    }
+    largest = std::max(largest, error);
+  }
+  timeline.provenance.notes.push_back(fmt::format(
+      "verified against a float64 reference: output and every gradient within {:.1e}", largest));
+}
+
+void run_on(exec::ProcessGroup& group, const RunOptions& options) {
+  std::optional<Inputs> inputs;
+  std::optional<TaskGraph> graph;
+  agree(group, [&] {
+    exec::check_options(options.exec.backend);
+    inputs = read_run_inputs(options, group.size());
+    graph = make_schedule(options.schedule, *inputs);
+    exec::check_graph(inputs->layer, *graph, group.size());
+    exec::check_layer(inputs->layer, options.exec.backend, group.size());
+    return configuration(options, *inputs, *graph);
+  });
+  const auto backend = exec::make_backend(inputs->layer, options.exec.backend, group);
+  Timeline timeline;
+  {
+    Progress progress("running");
+    const auto show = [&](std::size_t done, std::size_t total) {
+      if (group.rank() == 0) progress.update(done, total);
+    };
+    timeline = exec::execute(
+        *graph, *backend, group,
+        {.warm_up = options.exec.warm_up, .repeats = options.exec.repeats, .progress = show});
+  }
+  timeline.provenance.configuration = configuration(options, *inputs, *graph);
+  if (options.exec.backend.link) {
+    timeline.provenance.notes.push_back("link emulated: " +
+                                        exec::to_string(*options.exec.backend.link));
+  }
+  for (const std::string& note : backend->notes()) timeline.provenance.notes.push_back(note);
+  if (options.verify) {
+    verify_numerics(options, inputs->layer, *graph, *backend, group, timeline);
+  }
+  if (group.rank() == 0) {
+    write_outputs(timeline, options.outputs);
+    if (options.outputs.json) {
+      fmt::print("{}", to_json(timeline));
+    } else {
+      print_text(*inputs, *graph, timeline);
+    }
+  }
+  group.barrier();  // none leaves while another may still fail
+}
+
+}  // namespace
+
+void add_run_command(CLI::App& app) {
+  auto options = std::make_shared<RunOptions>();
+  CLI::App* command = app.add_subcommand("run", "Run iterations for real, and measure them");
+  command->footer(
+      "Example:\n  mpirun -np 2 pipemoe run --layer experiments/layers/cpu-example.toml "
+      "--forward-degree 2 --backward-degree 2 --link alpha=1ms,beta=2e-9 --verify");
+  add_input_options_without_cluster(*command, options->inputs);
+  add_schedule_options(*command, options->schedule);
+  add_exec_options(*command, options->exec);
+  command->add_flag("--verify", options->verify,
+                    "Compare output and gradients with a float64 reference");
+  add_timeline_outputs(*command, options->outputs);
+  command->callback(
+      [options] { on_ranks([&](exec::ProcessGroup& group) { run_on(group, *options); }); });
+}
+
+}  // namespace pipemoe::program

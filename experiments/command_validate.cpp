@@ -1,0 +1,242 @@
+// pipemoe validate: calibrates, predicts, then measures, and says how good the predictions were.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "exec/backends.hpp"
+#include "exec/execute.hpp"
+#include "exec/statistics.hpp"
+#include "experiments/calibration_report.hpp"
+#include "experiments/commands.hpp"
+#include "experiments/journal.hpp"
+#include "experiments/ranks.hpp"
+#include "experiments/terminal.hpp"
+#include "experiments/validation_config.hpp"
+#include "experiments/validation_summary.hpp"
+#include "models/analytic.hpp"
+#include "models/cluster_io.hpp"
+#include "models/config.hpp"
+#include "models/error.hpp"
+#include "models/files.hpp"
+#include "models/schedule.hpp"
+
+namespace pipemoe::program {
+namespace {
+
+using Json = nlohmann::ordered_json;
+namespace fs = std::filesystem;
+
+/// Turns that the degrees of a layer take.
+constexpr int kRounds = 5;
+
+struct ValidateOptions {
+  std::string file;
+  fs::path output;
+};
+
+// What rank 0 says, on every rank.
+std::string from_rank_0(exec::ProcessGroup& group, const std::string& mine) {
+  return exec::all_gather(group, group.rank() == 0 ? mine : std::string()).front();
+}
+
+ValidationPoint with_measurement(ValidationPoint point, const Timeline& measured) {
+  point.measured_forward = measured.forward();
+  std::vector<double> makespans;
+  for (const Seconds makespan : measured.repeats) makespans.push_back(makespan.count());
+  point.measured_makespan = measured.repeats[exec::median_index(makespans)];
+  const auto [least, most] = std::minmax_element(measured.repeats.begin(), measured.repeats.end());
+  point.measured_least = *least;
+  point.measured_most = *most;
+  point.measured_hidden = measured.overlap_ratio();
+  return point;
+}
+
+class Run {
+ public:
+  Run(exec::ProcessGroup& group, const Validation& validation, fs::path output)
+      : group_(group), validation_(validation), output_(std::move(output)) {}
+
+  void run();
+
+ private:
+  void load_finished();
+  Cluster profile_of(const Regime& regime);
+  std::vector<ValidationPoint> predict(const Regime& regime, const MoeLayer& layer,
+                                       const Cluster& cluster) const;
+  void measure(const Regime& regime, const Cluster& cluster);
+  void measure_layer(const Regime& regime, const MoeLayer& layer, const Cluster& cluster,
+                     const std::vector<ValidationPoint>& predicted);
+  void write_results() const;
+  bool speaks() const { return group_.rank() == 0; }
+  std::string header() const;
+
+  exec::ProcessGroup& group_;
+  const Validation& validation_;
+  fs::path output_;
+  std::optional<Journal> journal_;  // on rank 0
+  std::vector<ValidationPoint> finished_;
+  std::map<std::string, std::string> versions_;
+};
+
+std::string Run::header() const {
+  return Json{{"validation", Json::parse(validation_.configuration)},
+              {"ranks", group_.size()},
+              {"program", provenance("").program}}
+      .dump();
+}
+
+// Rank 0's journal decides what is left to do.
+void Run::load_finished() {
+  const fs::path path = output_ / "points.jsonl";
+  std::string lines, problem;
+  if (speaks()) {
+    try {
+      journal_.emplace(path, header());
+      for (const std::string& line : read_journal(path, header())) lines += line + "\n";
+    } catch (const InputError& error) {
+      problem = error.what();
+    }
+  }
+  if (!from_rank_0(group_, problem).empty()) {
+    if (speaks()) throw InputError(problem);
+    throw SilentExit{2};
+  }
+  std::istringstream text(from_rank_0(group_, lines));
+  for (std::string line; std::getline(text, line);) {
+    finished_.push_back(validation_point_from(line));
+  }
+}
+
+// The profile in the results folder, or a new calibration.
+Cluster Run::profile_of(const Regime& regime) {
+  const fs::path path = output_ / ("profile-" + regime.name + ".toml");
+  const bool known = speaks() && fs::exists(path);
+  std::string text = from_rank_0(group_, known ? read_file(path, "cluster profile") : "");
+  if (text.empty()) {
+    Progress progress("calibrating " + regime.name);
+    exec::CalibrateOptions options;
+    options.name = regime.name;
+    options.degrees = validation_.degrees;
+    options.warm_up = validation_.warm_up;
+    options.repeats = validation_.repeats;
+    options.progress = [&](std::size_t done, std::size_t total) {
+      if (speaks()) progress.update(done, total);
+    };
+    const auto tools = exec::calibration_tools(regime.backend, group_);
+    const auto calibration = calibrate(regime.layers, tools, group_, options);
+    if (speaks()) {
+      write_file(output_ / ("calibration-" + regime.name + ".csv"), to_csv(calibration.rows));
+      write_file(path, to_toml(calibration.cluster));
+    }
+    text = from_rank_0(group_, to_toml(calibration.cluster));
+  }
+  return read_cluster(ConfigFile::parse(text, path.string(), "cluster"));
+}
+
+std::vector<ValidationPoint> Run::predict(const Regime& regime, const MoeLayer& layer,
+                                          const Cluster& cluster) const {
+  Cluster apart = cluster;
+  apart.overlap.reset();
+  std::vector<ValidationPoint> points;
+  for (const std::int64_t degree : validation_.degrees) {
+    if (degree > layer.slots()) continue;
+    const TaskGraph graph = schedule(validation_.schedule, layer, cluster, {degree, degree});
+    const Timeline timeline = analytic_timeline(graph, cluster);
+    ValidationPoint& point = points.emplace_back(
+        ValidationPoint{regime.name, layer.name, degree, timeline.forward(), timeline.makespan()});
+    point.predicted_hidden = timeline.overlap_ratio();
+    point.closed_form_makespan = analytic_times(graph, CostModel(apart)).makespan();
+  }
+  return points;
+}
+
+// All degrees of a layer in turns.
+void Run::measure_layer(const Regime& regime, const MoeLayer& layer, const Cluster& cluster,
+                        const std::vector<ValidationPoint>& predicted) {
+  std::vector<TaskGraph> graphs;
+  for (const ValidationPoint& point : predicted) {
+    graphs.push_back(schedule(validation_.schedule, layer, cluster, {point.degree, point.degree}));
+  }
+  const auto backend = exec::make_backend(layer, regime.backend, group_);
+  const auto timelines = exec::execute(graphs, *backend, group_,
+                                       {.warm_up = validation_.warm_up,
+                                        .repeats = validation_.repeats,
+                                        .rounds = std::min(validation_.repeats, kRounds)});
+  versions_ = backend->versions();
+  for (std::size_t i = 0; i < graphs.size(); ++i) {
+    finished_.push_back(with_measurement(predicted[i], timelines[i]));
+    if (speaks()) journal_->append(to_json_line(finished_.back()));
+  }
+}
+
+void Run::measure(const Regime& regime, const Cluster& cluster) {
+  Progress progress("measuring " + regime.name);
+  std::size_t done = 0;
+  for (const MoeLayer& layer : regime.layers) {
+    std::vector<ValidationPoint> missing = predict(regime, layer, cluster);
+    std::erase_if(missing, [&](const ValidationPoint& point) {
+      return std::any_of(finished_.begin(), finished_.end(), [&](const ValidationPoint& one) {
+        return one.layer == point.layer && one.degree == point.degree;
+      });
+    });
+    if (!missing.empty()) measure_layer(regime, layer, cluster, missing);
+    if (speaks()) progress.update(++done, regime.layers.size());
+  }
+}
+
+void Run::write_results() const {
+  const ValidationSummary summary = summarise(finished_);
+  Provenance from = provenance(fmt::format("pipemoe validate, {} ranks", group_.size()));
+  from.configuration = validation_.configuration;
+  from.versions = versions_;
+  write_file(output_ / "points.csv", to_csv(finished_));
+  write_file(output_ / "summary.json", to_json(summary, from));
+  fmt::print("{}written: {}\n", to_text(summary), output_.string());
+}
+
+void Run::run() {
+  load_finished();
+  for (const Regime& regime : validation_.regimes) measure(regime, profile_of(regime));
+  if (speaks()) write_results();
+  group_.barrier();
+}
+
+void run_on(exec::ProcessGroup& group, const ValidateOptions& options) {
+  Validation validation;
+  agree(group, [&] {
+    validation = read_validation(options.file);
+    for (const Regime& regime : validation.regimes) {
+      exec::check_options(regime.backend);
+      exec::check_layers(regime.layers);
+      for (const MoeLayer& layer : regime.layers) {
+        exec::check_layer(layer, regime.backend, group.size());
+      }
+    }
+    return validation.configuration;
+  });
+  Run(group, validation, options.output).run();
+}
+
+}  // namespace
+
+void add_validate_command(CLI::App& app) {
+  auto options = std::make_shared<ValidateOptions>();
+  CLI::App* command =
+      app.add_subcommand("validate", "Calibrate, predict, measure, and compare over many layers");
+  command->footer(
+      "Example:\n  mpirun -np 2 pipemoe validate experiments/validation-cpu/validation.toml "
+      "--output results\nA killed run goes on where it was.");
+  command->add_option("file", options->file, "Validation (TOML)")->type_name("FILE")->required();
+  command->add_option("--output", options->output, "Folder for the results")
+      ->type_name("FOLDER")
+      ->required();
+  command->callback(
+      [options] { on_ranks([&](exec::ProcessGroup& group) { run_on(group, *options); }); });
+}
+
+}  // namespace pipemoe::program

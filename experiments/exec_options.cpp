@@ -1,0 +1,74 @@
+#include "experiments/exec_options.hpp"
+
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "models/error.hpp"
+
+namespace pipemoe::program {
+void add_exec_options(CLI::App& command, ExecOptions& options) {
+  command.add_option("--backend", options.backend.backend, "What computes: cpu or cuda")
+      ->capture_default_str();
+  command.add_option(
+      "--communicator", options.backend.communicator,
+      "What exchanges: on CPUs mpi, or copy for one rank [by how ranks were started]; "
+      "on GPUs staged (the default), nccl, nccl-zero-cta (all-to-all by copy engines, of layers "
+      "with "
+      "a capacity), or elided for one rank");
+  command
+      .add_option_function<std::string>(
+          "--link",
+          [&options](const std::string& text) { options.backend.link = exec::parse_link(text); },
+          "Emulate a slower link: an exchange of n bytes a rank takes at least alpha + beta * n")
+      ->type_name("alpha=TIME,beta=SECONDS_PER_BYTE");
+  command.add_flag("!--no-cuda-graph", options.backend.cuda_graph,
+                   "Give every task to the GPU anew instead of replaying a CUDA graph");
+  command.add_flag("!--no-priority", options.backend.communication_first,
+                   "GPU communication streams without their higher priority");
+  command.add_flag("--tf32", options.backend.tf32, "fp32 products on a GPU may round to TF32");
+  command.add_option("--warm-up", options.warm_up, "Iterations before the measured ones")
+      ->check(CLI::Range(0, 1000000))
+      ->capture_default_str();
+  command.add_option("--repeats", options.repeats, "Measured iterations")
+      ->check(CLI::Range(1, 1000000))
+      ->capture_default_str();
+  command.add_option("--seed", options.backend.data.seed, "Of tokens and weights")
+      ->capture_default_str();
+  command
+      .add_option("--skew", options.backend.data.skew,
+                  "Makes expert 0 everyone's favourite, the more the larger")
+      ->check(CLI::Range(0.0, 100.0))
+      ->capture_default_str();
+  command.add_flag("!--no-biases", options.backend.data.biases, "Experts without biases");
+  command
+      .add_option("--auxiliary-loss", options.backend.data.auxiliary_loss_weight,
+                  "Weight of the load-balancing loss in the gradients")
+      ->check(CLI::Range(0.0, 1e6))
+      ->capture_default_str();
+}
+
+nlohmann::ordered_json to_json(const ExecOptions& options) {
+  nlohmann::ordered_json json{
+      {"backend", options.backend.backend},
+      {"communicator", options.backend.chosen_communicator()},
+      {"link", nullptr},
+      {"warm_up", options.warm_up},
+      {"repeats", options.repeats},
+      {"seed", options.backend.data.seed},
+      {"skew", options.backend.data.skew},
+      {"biases", options.backend.data.biases},
+      {"auxiliary_loss_weight", options.backend.data.auxiliary_loss_weight}};
+  if (options.backend.link) {
+    json["link"] = {{"alpha_s", options.backend.link->alpha.count()},
+                    {"beta_s_per_byte", options.backend.link->beta.value}};
+  }
+  if (options.backend.backend == "cuda") {
+    json["cuda_graph"] = options.backend.cuda_graph;
+    json["communication_first"] = options.backend.communication_first;
+    json["tf32"] = options.backend.tf32;
+  }
+  return json;
+}
+
+}  // namespace pipemoe::program

@@ -1,0 +1,27 @@
+// What every command that makes a timeline does with it: files, JSON or a text for a person.
+#pragma once
+
+#include <CLI/App.hpp>
+#include <string>
+
+#include "models/timeline.hpp"
+
+namespace pipemoe::program {
+
+struct TimelineOutputs {
+  std::string trace;
+  std::string csv;
+  std::string output;
+  bool json = false;
+};
+
+/// Adds --trace, --csv, --output and --json.
+void add_timeline_outputs(CLI::App& command, TimelineOutputs& outputs);
+
+/// The files that were asked for.
+void write_outputs(const Timeline& timeline, const TimelineOutputs& outputs);
+
+/// Operations, the drawn timeline of rank 0, totals and notes. Durations are means over the ranks.
+void print_timeline(const Timeline& timeline);
+
+}  // namespace pipemoe::program

@@ -1,0 +1,34 @@
+// A validation as a file describes it: layers in regimes of a link, and the degrees to try.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "exec/backends.hpp"
+#include "models/layer.hpp"
+
+namespace pipemoe::program {
+
+/// Layers over one link: calibrated together, then predicted and measured.
+struct Regime {
+  std::string name;
+  exec::BackendOptions backend;  ///< with the regime's link
+  std::vector<MoeLayer> layers;
+};
+
+struct Validation {
+  std::string name;
+  std::string schedule;
+  std::vector<std::int64_t> degrees;  ///< of both phases; those above a layer's slots not
+  int warm_up = 0;
+  int repeats = 1;
+  std::vector<Regime> regimes;
+  std::string configuration;  ///< the file as JSON
+};
+
+/// Throws InputError.
+Validation read_validation(const std::filesystem::path& file);
+
+}  // namespace pipemoe::program

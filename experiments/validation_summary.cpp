@@ -1,0 +1,155 @@
+#include "experiments/validation_summary.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "models/error.hpp"
+
+namespace pipemoe::program {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using Points = std::vector<const ValidationPoint*>;
+
+// Linear between ranks, as numpy's default.
+double quantile(std::vector<double> values, double q) {
+  std::sort(values.begin(), values.end());
+  const double at = q * static_cast<double>(values.size() - 1);
+  const auto below = static_cast<std::size_t>(at);
+  const std::size_t above = std::min(below + 1, values.size() - 1);
+  return values[below] + (at - static_cast<double>(below)) * (values[above] - values[below]);
+}
+
+ErrorSummary errors_of(const Points& points) {
+  std::vector<double> errors;
+  for (const ValidationPoint* point : points) errors.push_back(std::abs(point->relative_error()));
+  return {points.size(), quantile(errors, 0.5), quantile(errors, 0.95), quantile(errors, 1)};
+}
+
+template <class Time>
+const ValidationPoint& best_by(const Points& points, Time time) {
+  return **std::min_element(points.begin(), points.end(),
+                            [&](const auto* a, const auto* b) { return time(*a) < time(*b); });
+}
+
+DegreeSummary degrees_of(const Points& points) {
+  const auto& predicted = best_by(points, [](const auto& p) { return p.predicted_makespan; });
+  const auto& closed = best_by(points, [](const auto& p) { return p.closed_form_makespan; });
+  const auto& measured = best_by(points, [](const auto& p) { return p.measured_makespan; });
+  const auto& first = best_by(points, [](const auto& p) { return p.degree; });
+  ensure(first.degree == 1, "validation: a layer without degree 1");
+  const Seconds best = measured.measured_makespan;
+  return {first.regime,
+          first.layer,
+          predicted.degree,
+          measured.degree,
+          predicted.measured_makespan / best - 1,
+          closed.measured_makespan / best - 1,
+          first.measured_makespan / best - 1,
+          measured.closed_form_makespan / best};
+}
+
+// Points by a name, in order of first appearance.
+template <class Name>
+std::vector<std::pair<std::string, Points>> grouped(const std::vector<ValidationPoint>& points,
+                                                    Name name) {
+  std::vector<std::pair<std::string, Points>> groups;
+  for (const ValidationPoint& point : points) {
+    auto found = std::find_if(groups.begin(), groups.end(),
+                              [&](const auto& group) { return group.first == name(point); });
+    if (found == groups.end()) found = groups.insert(found, {name(point), {}});
+    found->second.push_back(&point);
+  }
+  return groups;
+}
+
+Json to_json(const ErrorSummary& errors) {
+  return {{"points", errors.points},
+          {"median_error", errors.median},
+          {"p95_error", errors.p95},
+          {"largest_error", errors.largest}};
+}
+
+}  // namespace
+
+ValidationSummary summarise(const std::vector<ValidationPoint>& points) {
+  ensure(!points.empty(), "validation: no points");
+  ValidationSummary summary;
+  Points all;
+  for (const ValidationPoint& point : points) all.push_back(&point);
+  summary.all = errors_of(all);
+  for (const auto& [name, group] : grouped(points, [](const auto& p) { return p.regime; })) {
+    summary.regimes.emplace_back(name, errors_of(group));
+  }
+  for (const auto& [name, group] : grouped(points, [](const auto& p) { return p.layer; })) {
+    summary.layers.push_back(degrees_of(group));
+  }
+  const auto layers = static_cast<double>(summary.layers.size());
+  for (const DegreeSummary& layer : summary.layers) {
+    summary.mean_regret += layer.regret / layers;
+    summary.mean_regret_closed_form += layer.regret_closed_form / layers;
+    summary.largest_regret = std::max(summary.largest_regret, layer.regret);
+    summary.within_one_percent += (layer.regret <= 0.01 ? 1 : 0) / layers;
+  }
+  return summary;
+}
+
+std::string to_json(const ValidationSummary& summary, const Provenance& from) {
+  Json regimes, layers = Json::array();
+  for (const auto& [name, errors] : summary.regimes) regimes[name] = to_json(errors);
+  for (const DegreeSummary& layer : summary.layers) {
+    layers.push_back({{"regime", layer.regime},
+                      {"layer", layer.layer},
+                      {"predicted_best_degree", layer.predicted_best},
+                      {"measured_best_degree", layer.measured_best},
+                      {"regret", layer.regret},
+                      {"regret_closed_form", layer.regret_closed_form},
+                      {"gain_over_degree_1", layer.gain},
+                      {"overlap_efficiency", layer.overlap_efficiency}});
+  }
+  const Json json{{"all", to_json(summary.all)},
+                  {"regimes", regimes},
+                  {"layers", layers},
+                  {"mean_regret", summary.mean_regret},
+                  {"mean_regret_closed_form", summary.mean_regret_closed_form},
+                  {"largest_regret", summary.largest_regret},
+                  {"within_one_percent", summary.within_one_percent},
+                  {"provenance",
+                   {{"program", from.program},
+                    {"commit", from.commit},
+                    {"host", from.host},
+                    {"made_by", from.made_by},
+                    {"versions", from.versions},
+                    {"notes", from.notes},
+                    {"configuration", Json::parse(from.configuration)}}}};
+  return json.dump(1) + "\n";
+}
+
+std::string to_text(const ValidationSummary& summary) {
+  const auto errors = [](const std::string& name, const ErrorSummary& of) {
+    return fmt::format("  {:<24} {:>6} {:>9.1f} % {:>8.1f} % {:>8.1f} %\n", name, of.points,
+                       100 * of.median, 100 * of.p95, 100 * of.largest);
+  };
+  std::string text = fmt::format("  {:<24} {:>6} {:>11} {:>10} {:>10}\n", "error of the makespan",
+                                 "points", "median", "p95", "largest");
+  for (const auto& [name, of] : summary.regimes) text += errors(name, of);
+  text += errors("all", summary.all);
+  text += fmt::format("\n  {:<24} {:>9} {:>8} {:>8} {:>14} {:>18}\n", "layer", "predicted", "best",
+                      "regret", "over degree 1", "closed/measured");
+  for (const DegreeSummary& layer : summary.layers) {
+    text += fmt::format("  {:<24} {:>9} {:>8} {:>6.1f} % {:>12.1f} % {:>18.2f}\n", layer.layer,
+                        layer.predicted_best, layer.measured_best, 100 * layer.regret,
+                        100 * layer.gain, layer.overlap_efficiency);
+  }
+  text += fmt::format(
+      "\n  regret: mean {:.2f} %, largest {:.2f} %, {:.0f} % of the layers within 1 %; of the "
+      "closed form's choice {:.2f} %\n",
+      100 * summary.mean_regret, 100 * summary.largest_regret, 100 * summary.within_one_percent,
+      100 * summary.mean_regret_closed_form);
+  return text;
+}
+
+}  // namespace pipemoe::program

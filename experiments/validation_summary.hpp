@@ -1,0 +1,48 @@
+// How good the predictions were.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "experiments/validation_point.hpp"
+#include "models/provenance.hpp"
+
+namespace pipemoe::program {
+
+/// Absolute relative errors of predicted makespans.
+struct ErrorSummary {
+  std::size_t points = 0;
+  double median = 0;
+  double p95 = 0;
+  double largest = 0;
+};
+
+/// One layer's degrees: the one that the prediction prefers, and what it costs to believe it.
+struct DegreeSummary {
+  std::string regime;
+  std::string layer;
+  std::int64_t predicted_best = 1;
+  std::int64_t measured_best = 1;
+  double regret = 0;              ///< measured time of predicted_best over that of the best, - 1
+  double regret_closed_form = 0;  ///< the same for the closed form's choice
+  double gain = 0;                ///< measured time of degree 1 over that of the best, - 1
+  double overlap_efficiency = 0;  ///< closed form over measured at the best degree
+};
+
+struct ValidationSummary {
+  ErrorSummary all;
+  std::vector<std::pair<std::string, ErrorSummary>> regimes;  ///< in the order of the points
+  std::vector<DegreeSummary> layers;
+  double mean_regret = 0;
+  double mean_regret_closed_form = 0;
+  double largest_regret = 0;
+  double within_one_percent = 0;  ///< share of the layers whose regret is at most 1 %
+};
+
+/// Requires points, with degree 1 of each layer.
+ValidationSummary summarise(const std::vector<ValidationPoint>& points);
+
+std::string to_json(const ValidationSummary& summary, const Provenance& from);
+std::string to_text(const ValidationSummary& summary);
+
+}  // namespace pipemoe::program
