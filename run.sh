@@ -15,7 +15,8 @@ esac
 source .ci/packages.sh
 .ci/install-packages "${build_packages[@]}"
 
-echo "== building build/release/pipemoe (models, simulation, CPU kernels; no executor yet)"
+echo "== building build/release/pipemoe (planning, simulation, CPU ranks)"
+echo "   left out: the CUDA backend (cmake --workflow --preset gpu, with CUDA toolkit and NCCL)"
 cmake --preset release
 cmake --build --preset release
 

@@ -5,6 +5,7 @@ build_packages=(
   libcli11-dev            # the program's options
   libfmt-dev              # text
   libopenblas-dev         # the experts' matrix products on CPUs
+  libopenmpi-dev openmpi-bin  # several ranks
   libsimgrid-dev          # simulation
   libtomlplusplus-dev     # layer and cluster files
   nlohmann-json3-dev      # results
