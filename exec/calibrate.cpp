@@ -25,7 +25,8 @@ namespace {
 /// Turns that the graphs of a layer take.
 constexpr int kRounds = 5;
 
-using Times = std::vector<double>;  // seconds, one a repeat
+using Times = std::vector<double>;              // seconds, one a repeat
+using AloneTimes = std::map<TaskKey, Seconds>;  // medians of one graph on this rank
 
 // Which rank's time counts: of a computation the slowest's, of a collective that of the rank that
 // came last and waited for nobody.
@@ -46,6 +47,11 @@ Times counts(const std::vector<Seconds>& times) {
   Times seconds;
   for (const Seconds time : times) seconds.push_back(time.count());
   return seconds;
+}
+
+// What a time stamp after each task adds to it, in seconds.
+double time_stamp_cost(const TaskMeasurements& measured, std::size_t tasks) {
+  return summarize(counts(measured.disturbance)).median / static_cast<double>(tasks);
 }
 
 std::optional<MemoryPass> memory_pass_of(const Task& task) {
@@ -78,13 +84,14 @@ class Calibrator {
 
  private:
   void measure_layer(const MoeLayer& layer);
-  std::int64_t overlap_degree(const MoeLayer& layer) const;
-  void record_chunks(const MoeLayer& layer, const TaskGraph& graph,
-                     const TaskMeasurements& measured, bool keep_alone);
+  std::vector<std::int64_t> overlap_degrees(const MoeLayer& layer) const;
+  AloneTimes record_chunks(const MoeLayer& layer, const TaskGraph& graph,
+                           const TaskMeasurements& measured);
   void record_tasks(const MoeLayer& layer, const TaskGraph& graph, const std::vector<Times>& times);
   void record_backward(const MoeLayer& layer, const TaskGraph& graph,
                        const std::vector<Times>& times);
-  void record_overlap(const TaskGraph& graph, const TaskMeasurements& measured);
+  void record_overlap(const MoeLayer& layer, std::int64_t degree, const TaskGraph& graph,
+                      const TaskMeasurements& measured, const AloneTimes& alone);
   void measure_gemms();
   void measure_activations();
   void measure_exchanges();
@@ -101,7 +108,6 @@ class Calibrator {
 
   Calibration result_;
   CalibrationPoints points_;
-  std::map<TaskKey, Seconds> alone_;  // of one layer at its overlap_degree, on this rank
   std::size_t done_ = 0;
 };
 
@@ -132,47 +138,55 @@ void Calibrator::measure_layer(const MoeLayer& layer) {
     degrees.push_back(degree);
     graphs.push_back(serial_chunks(layer, group_.size(), degree));
   }
-  const std::int64_t overlapped = overlap_degree(layer);
-  graphs.push_back(experts_under_exchanges(layer, group_.size(), overlapped));
+  const std::vector<std::int64_t> overlapped = overlap_degrees(layer);
+  for (const std::int64_t degree : overlapped) {
+    graphs.push_back(experts_under_exchanges(layer, group_.size(), degree));
+  }
   const auto backend = tools_.backend(layer);
   const auto measured = measure_tasks(graphs, *backend, group_,
                                       {.warm_up = options_.warm_up,
                                        .repeats = options_.repeats,
-                                       .rounds = std::min(options_.repeats, kRounds),
-                                       .makespans = false});
-  alone_.clear();
+                                       .rounds = std::min(options_.repeats, kRounds)});
+  std::map<std::int64_t, AloneTimes> alone;
   for (std::size_t i = 0; i < degrees.size(); ++i) {
-    record_chunks(layer, graphs[i], measured[i], degrees[i] == overlapped);
+    alone[degrees[i]] = record_chunks(layer, graphs[i], measured[i]);
   }
-  record_overlap(graphs.back(), measured.back());
+  for (std::size_t i = 0; i < overlapped.size(); ++i) {
+    const std::size_t at = degrees.size() + i;
+    record_overlap(layer, overlapped[i], graphs[at], measured[at], alone.at(overlapped[i]));
+  }
   step();
 }
 
-// Degree 4, or the largest below it that the layer and this calibration have.
-std::int64_t Calibrator::overlap_degree(const MoeLayer& layer) const {
-  std::int64_t degree = 1;
-  for (const std::int64_t one : options_.degrees) {
-    if (one <= 4 && one <= layer.slots()) degree = std::max(degree, one);
+// Two, each of which takes memory: long chunks and short ones.
+std::vector<std::int64_t> Calibrator::overlap_degrees(const MoeLayer& layer) const {
+  std::set<std::int64_t> usable;
+  for (const std::int64_t degree : options_.degrees) {
+    if (degree <= 8 && degree <= layer.slots()) usable.insert(degree);
   }
-  return degree;
+  if (usable.size() > 1) usable.erase(usable.begin());  // one chunk has no other beside it
+  return usable.size() == 1 ? std::vector{*usable.begin()}
+                            : std::vector{*usable.begin(), *usable.rbegin()};
 }
 
-void Calibrator::record_chunks(const MoeLayer& layer, const TaskGraph& graph,
-                               const TaskMeasurements& measured, bool keep_alone) {
+AloneTimes Calibrator::record_chunks(const MoeLayer& layer, const TaskGraph& graph,
+                                     const TaskMeasurements& measured) {
+  const double stamp = time_stamp_cost(measured, graph.size());
   std::vector<Times> by_task(graph.size());
-  for (const auto& iteration : measured) {
-    for (TaskId id = 0; id < graph.size(); ++id) {
+  AloneTimes alone;
+  for (TaskId id = 0; id < graph.size(); ++id) {
+    for (const auto& iteration : measured.iterations) {
       by_task[id].push_back(iteration[id].duration().count());
     }
-  }
-  for (TaskId id = 0; id < graph.size(); ++id) {
     const Task& task = graph.task(id);
-    if (keep_alone) alone_[task.key()] = Seconds{summarize(by_task[id]).median};
+    alone[task.key()] = Seconds{summarize(by_task[id]).median};
+    for (double& time : by_task[id]) time = std::max(time - stamp, time / 2);
     const bool collective = std::holds_alternative<AllToAll>(task.operation);
     by_task[id] = across(group_, by_task[id], collective ? Across::Last : Across::Slowest);
   }
   record_tasks(layer, graph, by_task);
   record_backward(layer, graph, by_task);
+  return alone;
 }
 
 void Calibrator::record_tasks(const MoeLayer& layer, const TaskGraph& graph,
@@ -227,9 +241,14 @@ void Calibrator::record_backward(const MoeLayer& layer, const TaskGraph& graph,
   }
 }
 
-void Calibrator::record_overlap(const TaskGraph& graph, const TaskMeasurements& measured) {
+void Calibrator::record_overlap(const MoeLayer& layer, std::int64_t degree, const TaskGraph& graph,
+                                const TaskMeasurements& measured, const AloneTimes& alone_times) {
   Times compute, communication;
-  for (const auto& iteration : measured) {
+  Bytes in_flight;
+  for (const Task& task : graph.tasks()) {
+    in_flight = std::max(in_flight, exchanged_bytes(task.operation));
+  }
+  for (const auto& iteration : measured.iterations) {
     StreamTimes experts, exchanges;
     for (TaskId id = 0; id < graph.size(); ++id) {
       const Task& task = graph.task(id);
@@ -237,19 +256,24 @@ void Calibrator::record_overlap(const TaskGraph& graph, const TaskMeasurements& 
       if (!expert && task.phase == Phase::Forward) continue;
       StreamTimes& stream = expert ? experts : exchanges;
       stream.tasks.push_back(iteration[id]);
-      const auto alone = alone_.find(task.key());
-      if (alone != alone_.end()) stream.alone += alone->second;
+      const auto alone = alone_times.find(task.key());
+      if (alone != alone_times.end()) stream.alone += alone->second;
     }
     if (const auto found = slowdown(experts, exchanges)) compute.push_back(*found);
     if (const auto found = slowdown(exchanges, experts)) communication.push_back(*found);
   }
-  const auto append_median = [&](const Times& mine, std::vector<double>& all) {
+  const auto medians = [&](const Times& mine) {
+    std::vector<std::optional<double>> of_ranks;
     for (const Times& of_rank : all_gather(group_, mine)) {
-      if (!of_rank.empty()) all.push_back(summarize(of_rank).median);
+      of_ranks.push_back(of_rank.empty() ? std::nullopt : std::optional(summarize(of_rank).median));
     }
+    return of_ranks;
   };
-  append_median(compute, points_.compute_slowdowns);
-  append_median(communication, points_.communication_slowdowns);
+  const auto of_compute = medians(compute), of_communication = medians(communication);
+  for (std::size_t rank = 0; rank < of_compute.size(); ++rank) {
+    result_.contention.push_back({layer.name, degree, static_cast<int>(rank), in_flight,
+                                  of_compute[rank], of_communication[rank]});
+  }
 }
 
 void Calibrator::measure_gemms() {
@@ -299,14 +323,14 @@ void Calibrator::measure_exchanges(ProcessGroup& group) {
   for (const MoeLayer& layer : layers_) {
     largest = std::max(largest, layer.all_to_all_bytes().count);
   }
-  std::vector<std::int64_t> sizes;
-  for (std::int64_t size = 4096; size < largest; size *= 2) sizes.push_back(size);
-  sizes.push_back(std::max(largest, std::int64_t{8192}));
-  for (const std::int64_t size : sizes) {
-    const Times times = across(
-        group, counts(tools_.time_all_to_all(group, Bytes{size}, options_.repeats)), Across::Last);
+  std::vector<Bytes> sizes;
+  for (std::int64_t size = 4096; size < largest; size *= 2) sizes.push_back({size});
+  sizes.push_back({std::max(largest, std::int64_t{8192})});
+  const auto measured = tools_.time_all_to_alls(group, sizes, options_.repeats);
+  for (std::size_t i = 0; i < sizes.size(); ++i) {
     points_.all_to_all[group.size()].push_back(
-        record({"all_to_all", "", group.size(), static_cast<double>(size), "byte"}, times));
+        record({"all_to_all", "", group.size(), sizes[i].amount(), "byte"},
+               across(group, counts(measured[i]), Across::Last)));
   }
 }
 
@@ -344,6 +368,7 @@ Calibration Calibrator::run() {
   measure_gemms();
   measure_activations();
   measure_exchanges();
+  points_.contention = result_.contention;
   result_.cluster = calibrated_profile(points_, layers_.front().dtype, tools_, group_, options_);
   if (!result_.cluster.overlap) {
     result_.notes.push_back(

@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -27,8 +28,11 @@ struct CalibrationTools {
   /// the pass is a backward one), all ranks at once; empty where nothing runs it by itself.
   std::function<std::vector<Seconds>(const MoeLayer&, Pass, std::int64_t rows, int repeats)>
       time_activation;
-  /// Repeated times of a uniform all-to-all, waking up included, between the ranks of a group.
-  std::function<std::vector<Seconds>(ProcessGroup&, Bytes per_rank, int repeats)> time_all_to_all;
+  /// Repeated times of uniform all-to-alls, waking up included, between the ranks of a group: for
+  /// each of the sizes, in bytes a rank.
+  std::function<std::vector<std::vector<Seconds>>(ProcessGroup&, const std::vector<Bytes>&,
+                                                  int repeats)>
+      time_all_to_alls;
   /// What one rank's device is called and how much memory it has; of links only what is known.
   Gpu device;
   std::map<std::string, std::string> versions = {};  ///< of libraries and drivers
@@ -55,9 +59,19 @@ struct CalibrationRow {
   std::size_t outliers = 0;
 };
 
+/// How much one rank's experts and exchanges slowed each other in one layer's chunks.
+struct ContentionRow {
+  std::string layer;
+  std::int64_t degree = 1;
+  int rank = 0;
+  Bytes in_flight;  ///< a rank's, of the exchange beside which experts ran
+  std::optional<double> compute, communication;  ///< null: they met too briefly
+};
+
 struct Calibration {
   Cluster cluster;
   std::vector<CalibrationRow> rows;
+  std::vector<ContentionRow> contention;
   std::vector<std::string> notes;  ///< outliers and what was left out, one line each
 };
 

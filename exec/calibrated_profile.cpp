@@ -8,7 +8,7 @@
 #include <set>
 #include <string>
 
-#include "exec/statistics.hpp"
+#include "exec/overlap_estimate.hpp"
 #include "models/error.hpp"
 #include "models/provenance.hpp"
 #include "models/version.hpp"
@@ -74,14 +74,22 @@ void fill_links(const CalibrationPoints& points, Cluster& cluster) {
 }
 
 void fill_overlap(const CalibrationPoints& points, Cluster& cluster) {
-  if (points.compute_slowdowns.empty() || points.communication_slowdowns.empty()) return;
-  const Summary compute = summarize(points.compute_slowdowns);
-  const Summary communication = summarize(points.communication_slowdowns);
+  std::vector<SlowdownPoint> compute, communication;
+  for (const ContentionRow& row : points.contention) {
+    if (row.compute) compute.push_back({row.in_flight, *row.compute});
+    if (row.communication) communication.push_back({row.in_flight, *row.communication});
+  }
+  if (compute.empty() || communication.empty()) return;
+  const auto range = [](const std::vector<SlowdownPoint>& all) {
+    const auto [least, most] = std::minmax_element(
+        all.begin(), all.end(), [](const auto& a, const auto& b) { return a.factor < b.factor; });
+    return fmt::format("{:.3f} to {:.3f}", least->factor, most->factor);
+  };
   cluster.overlap = Overlap{
-      std::max(1.0, compute.median), std::max(1.0, communication.median),
-      fmt::format("pipemoe calibrate, experts under exchanges: median over layers and ranks; "
-                  "compute {:.3f} to {:.3f}, communication {:.3f} to {:.3f}",
-                  compute.minimum, compute.maximum, communication.minimum, communication.maximum)};
+      slowdown_by_bytes(compute), slowdown_by_bytes(communication),
+      fmt::format("pipemoe calibrate, experts under exchanges: medians over layers, degrees and "
+                  "ranks; compute {}, communication {}",
+                  range(compute), range(communication))};
 }
 
 }  // namespace

@@ -22,7 +22,7 @@ struct CalibrationPoints {
   std::vector<Expert> experts;
   std::vector<MeasuredPoint> gemms;
   std::map<std::int64_t, std::vector<MeasuredPoint>> all_to_all;  ///< by number of ranks
-  std::vector<double> compute_slowdowns, communication_slowdowns;
+  std::vector<ContentionRow> contention;
 
   /// Those of one shape's expert pass.
   std::vector<MeasuredPoint>& of(const ExpertFit& key);

@@ -134,8 +134,13 @@ CalibrationTools cpu_calibration_tools(const CpuOptions& options, ProcessGroup& 
                                    int repeats) {
     return time_activation(group, layer, pass, rows, repeats);
   };
-  tools.time_all_to_all = [options](ProcessGroup& part, Bytes per_rank, int repeats) {
-    return time_all_to_all(options, part, per_rank, repeats);
+  tools.time_all_to_alls = [options](ProcessGroup& part, const std::vector<Bytes>& sizes,
+                                     int repeats) {
+    std::vector<std::vector<Seconds>> times;
+    for (const Bytes per_rank : sizes) {
+      times.push_back(time_all_to_all(options, part, per_rank, repeats));
+    }
+    return times;
   };
   tools.device = device(group);
   tools.versions = {{"BLAS", kernels::blas_version()}};

@@ -10,6 +10,7 @@
 #include "exec/layer_graph.hpp"
 #include "exec/profiler_range.hpp"
 #include "exec/stream_workers.hpp"
+#include "kernels/device_fill.hpp"
 #include "models/error.hpp"
 #include "models/provenance.hpp"
 
@@ -61,18 +62,19 @@ cuda::DeviceLayerShape shape_of(const MoeLayer& layer, const CudaOptions& option
           .search = options.search};
 }
 
-// bf16 is the upper half of fp32; the numbers are rounded already.
+// Converted on the device, for which it is nothing.
 DeviceBuffer upload(const std::vector<float>& values, Element element) {
+  DeviceBuffer floats(values.size() * sizeof(float));
+  check(cudaMemcpy(floats.data(), values.data(), floats.bytes(), cudaMemcpyHostToDevice));
+  if (element == Element::Fp32 || values.empty()) return floats;
   DeviceBuffer buffer(values.size() * static_cast<std::size_t>(size_of(element)));
-  if (element == Element::Fp32) {
-    check(cudaMemcpy(buffer.data(), values.data(), buffer.bytes(), cudaMemcpyHostToDevice));
-    return buffer;
-  }
-  std::vector<std::uint16_t> halves(values.size());
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    halves[i] = static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(values[i]) >> 16);
-  }
-  check(cudaMemcpy(buffer.data(), halves.data(), buffer.bytes(), cudaMemcpyHostToDevice));
+  const cuda::Stream stream;
+  cuda::convert({.from = floats.data(),
+                 .to = buffer.data(),
+                 .to_element = element,
+                 .count = static_cast<std::int64_t>(values.size())},
+                stream);
+  stream.synchronize();
   return buffer;
 }
 
@@ -286,7 +288,10 @@ std::unique_ptr<PreparedGraph> CudaBackend::prepare(const TaskGraph& graph) {
   if (communicator_ == nullptr || communicator_->asynchronous()) {
     return std::make_unique<DeviceGraph>(
         graph,
-        DeviceGraph::Work{[begun] { *begun = false; },
+        DeviceGraph::Work{[this](cudaStream_t stream) {
+                            if (communicator_ != nullptr) communicator_->align(stream);
+                          },
+                          [begun] { *begun = false; },
                           [this, layer, begun](const Task& task, cudaStream_t stream) {
                             give(task, *layer, *begun, stream, {});
                           },

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "kernels/cuda_matmul.hpp"
+#include "kernels/device_fill.hpp"
 #include "models/error.hpp"
 
 namespace pipemoe::exec {
@@ -16,19 +17,17 @@ using cuda::Element;
 
 constexpr int kWarmUp = 3;
 
-// Not zeros, with which a device computes faster: the bytes of many different numbers near 1.
+// Not zeros, with which a device computes faster.
 DeviceBuffer filled(std::size_t bytes, Element element,
                     const cuda::DeviceAllocator& allocator = {}) {
-  std::vector<std::uint16_t> pattern(bytes / 2 + 1);
-  std::uint32_t state = 1;
-  for (std::size_t i = 0; i < pattern.size(); ++i) {
-    state = state * 1664525u + 1013904223u;
-    const bool upper = element == Element::Bf16 || i % 2 == 1;  // of an fp32: sign and exponent
-    const auto random = static_cast<std::uint16_t>(state >> 16);
-    pattern[i] = upper ? static_cast<std::uint16_t>((random & 0x80ffu) | 0x3f00u) : random;
-  }
   DeviceBuffer buffer = allocator ? allocator(bytes) : DeviceBuffer(bytes);
-  cuda::check(cudaMemcpy(buffer.data(), pattern.data(), bytes, cudaMemcpyHostToDevice));
+  const cuda::Stream stream;
+  cuda::fill_random({.values = buffer.data(),
+                     .count = static_cast<std::int64_t>(bytes) / size_of(element),
+                     .element = element,
+                     .seed = 1},
+                    stream);
+  stream.synchronize();
   return buffer;
 }
 
@@ -44,6 +43,8 @@ std::vector<Seconds> time_on_stream(ProcessGroup& group, bool capture, int repea
   std::vector<Seconds> times;
   for (int i = -kWarmUp; i < repeats; ++i) {
     group.barrier();
+    // Timed behind another, which aligns the ranks and during which the host gives this one.
+    if (capture) graph.launch(stream);
     begin.record(stream);
     if (capture) {
       graph.launch(stream);
@@ -122,9 +123,14 @@ CalibrationTools cuda_calibration_tools(const CudaOptions& options, ProcessGroup
     const Element element = dtype == Dtype::Bf16 ? Element::Bf16 : Element::Fp32;
     return time_gemm(group, options, element, shape, repeats);
   };
-  tools.time_all_to_all = [options](ProcessGroup& part, Bytes per_rank, int repeats) {
+  tools.time_all_to_alls = [options](ProcessGroup& part, const std::vector<Bytes>& sizes,
+                                     int repeats) {
     const auto communicator = communicator_for(options.exchanges, part);
-    return time_all_to_all(*communicator, part, per_rank, repeats);
+    std::vector<std::vector<Seconds>> times;
+    for (const Bytes per_rank : sizes) {
+      times.push_back(time_all_to_all(*communicator, part, per_rank, repeats));
+    }
+    return times;
   };
   tools.device = device();
   const cuda::Device here = cuda::current_device();

@@ -25,6 +25,9 @@ class DeviceCommunicator {
   /// Throws DeviceError, and RunError when a rank fails or on `stop`.
   virtual void exchange(const cuda::DeviceExchange& exchange, cudaStream_t stream,
                         std::stop_token stop) = 0;
+  /// Work for the stream that ends on all ranks at about the same time, and not before the host has
+  /// had the time to give more: iterations begin after it. Nothing where ranks are aligned anyway.
+  virtual void align(cudaStream_t /*stream*/) {}
   /// Throws DeviceError when an exchange that was given to a stream has failed. Cheap.
   virtual void check_progress() {}
   /// Makes the memory that exchanges read and write, by all ranks alike; must not outlive this.

@@ -80,6 +80,7 @@ cuda::Graph DeviceGraph::capture(bool timed) {
 
 void DeviceGraph::launch(bool timed) {
   const ProfilerRange range(graph_.schedule().c_str());
+  work_.align(stream(kMain));
   begin_.record(stream(kMain));
   if (options_.cuda_graph) {
     (timed ? timed_ : plain_)->launch(stream(kMain));

@@ -164,11 +164,12 @@ std::vector<TaskMeasurements> measure_tasks(const std::vector<TaskGraph>& graphs
        Measurement(graphs, group, options, clock_offset(group)).run(backend)) {
     TaskMeasurements& of_graph = times.emplace_back();
     for (const Iteration& iteration : iterations) {
-      of_graph.emplace_back();
+      auto& tasks = of_graph.iterations.emplace_back();
       for (const Interval& interval : iteration.intervals) {
-        of_graph.back().push_back(
-            {interval.start - iteration.start, interval.end - iteration.start});
+        tasks.push_back({interval.start - iteration.start, interval.end - iteration.start});
       }
+      of_graph.disturbance.push_back(
+          std::max(Seconds{}, iteration.last_end() - iteration.makespan));
     }
   }
   return times;

@@ -43,8 +43,12 @@ struct TaskTimes {
   Seconds duration() const { return end - start; }
 };
 
-/// For a calibration: every task of each measured iteration on this rank.
-using TaskMeasurements = std::vector<std::vector<TaskTimes>>;  ///< [iteration][TaskId]
+/// For a calibration: the measured iterations on this rank.
+struct TaskMeasurements {
+  std::vector<std::vector<TaskTimes>> iterations;  ///< [iteration][TaskId]
+  /// Of each iteration by how much taking the spans lengthened it; not below 0.
+  std::vector<Seconds> disturbance;
+};
 std::vector<TaskMeasurements> measure_tasks(const std::vector<TaskGraph>& graphs, Backend& backend,
                                             ProcessGroup& group, const ExecuteOptions& options);
 

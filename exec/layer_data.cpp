@@ -21,52 +21,68 @@ enum class Tensor : std::uint32_t {
   SecondBias
 };
 
-/// Normal numbers for one part of a tensor, which has a generator of its own.
-struct Part {
+constexpr std::int64_t kBlock = std::int64_t{1} << 20;
+
+/// Normal numbers for one block of a tensor, which has a generator of its own.
+struct Block {
   Tensor tensor;
-  std::int64_t index;  ///< of the rank or the expert
+  std::int64_t part;   ///< rank or expert, below 2^20
+  std::int64_t index;  ///< within the part, below 2^12
   double scale;
   std::span<float> values;
 };
 
-void draw(const Part& part, std::uint64_t seed) {
+// To the nearest value that bf16 has, ties to even.
+void round_to_bf16(std::span<float> values) {
+  for (float& value : values) {
+    const auto bits = std::bit_cast<std::uint32_t>(value);
+    const std::uint32_t rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
+    value = std::bit_cast<float>(rounded & 0xffff0000u);
+  }
+}
+
+void draw(const Block& block, std::uint64_t seed, Dtype dtype) {
   std::seed_seq sequence{static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32),
-                         static_cast<std::uint32_t>(part.tensor),
-                         static_cast<std::uint32_t>(part.index)};
+                         static_cast<std::uint32_t>(block.tensor),
+                         static_cast<std::uint32_t>(block.part + (block.index << 20))};
   std::mt19937 random(sequence);
-  std::normal_distribution<float> normal(0, static_cast<float>(part.scale));
-  for (float& value : part.values) value = normal(random);
+  std::normal_distribution<float> normal(0, static_cast<float>(block.scale));
+  for (float& value : block.values) value = normal(random);
+  if (dtype == Dtype::Bf16 && block.tensor != Tensor::Gate) round_to_bf16(block.values);
 }
 
 // On as many threads as there are cores for this process.
-void draw_all(const std::vector<Part>& parts, std::uint64_t seed) {
+void draw_all(const std::vector<Block>& blocks, std::uint64_t seed, Dtype dtype) {
   std::atomic<std::size_t> next = 0;
   const auto work = [&] {
-    for (std::size_t i = next++; i < parts.size(); i = next++) draw(parts[i], seed);
+    for (std::size_t i = next++; i < blocks.size(); i = next++) draw(blocks[i], seed, dtype);
   };
   const std::size_t threads =
-      std::min(parts.size(), std::max<std::size_t>(1, std::thread::hardware_concurrency()));
+      std::min(blocks.size(), std::max<std::size_t>(1, std::thread::hardware_concurrency()));
   std::vector<std::jthread> others;
   for (std::size_t i = 1; i < threads; ++i) others.emplace_back(work);
   work();
 }
 
-class Parts {
+class Blocks {
  public:
   /// A tensor of `count` equal parts, of which the first is number `first`.
   void add(Tensor tensor, std::int64_t first, std::int64_t count, std::int64_t size, double scale,
            std::vector<float>& values) {
     values.resize(static_cast<std::size_t>(count * size));
     for (std::int64_t i = 0; i < count; ++i) {
-      parts_.push_back({tensor, first + i, scale,
-                        std::span(values).subspan(static_cast<std::size_t>(i * size),
-                                                  static_cast<std::size_t>(size))});
+      for (std::int64_t begin = 0; begin < size; begin += kBlock) {
+        const auto at = static_cast<std::size_t>(i * size + begin);
+        const auto length = static_cast<std::size_t>(std::min(kBlock, size - begin));
+        blocks_.push_back(
+            {tensor, first + i, begin / kBlock, scale, std::span(values).subspan(at, length)});
+      }
     }
   }
-  const std::vector<Part>& all() const { return parts_; }
+  const std::vector<Block>& all() const { return blocks_; }
 
  private:
-  std::vector<Part> parts_;
+  std::vector<Block> blocks_;
 };
 
 void skew(const MoeLayer& layer, double amount, LayerData& data) {
@@ -74,15 +90,6 @@ void skew(const MoeLayer& layer, double amount, LayerData& data) {
   data.gate[0] += static_cast<float>(amount);
   for (std::size_t i = 0; i < data.input.size(); i += static_cast<std::size_t>(layer.model_dim)) {
     data.input[i] = 1;
-  }
-}
-
-// To the nearest value that bf16 has, ties to even.
-void round_to_bf16(std::vector<float>& values) {
-  for (float& value : values) {
-    const auto bits = std::bit_cast<std::uint32_t>(value);
-    const std::uint32_t rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
-    value = std::bit_cast<float>(rounded & 0xffff0000u);
   }
 }
 
@@ -96,22 +103,16 @@ LayerData draw_data(const MoeLayer& layer, int num_ranks, int rank, const DataOp
   const double into = 1 / std::sqrt(static_cast<double>(model));
   const double out_of = 1 / std::sqrt(static_cast<double>(hidden));
   LayerData data;
-  Parts parts;
-  parts.add(Tensor::Input, rank, 1, tokens, 1, data.input);
-  parts.add(Tensor::OutputGradient, rank, 1, tokens, 1, data.output_gradient);
-  parts.add(Tensor::Gate, 0, 1, layer.num_experts * model, into, data.gate);
-  parts.add(Tensor::First, rank * local, local, model * wide, into, data.first);
-  parts.add(Tensor::FirstBias, rank * local, biased, wide, 0.3, data.first_bias);
-  parts.add(Tensor::Second, rank * local, local, hidden * model, out_of, data.second);
-  parts.add(Tensor::SecondBias, rank * local, biased, model, 0.3, data.second_bias);
-  draw_all(parts.all(), options.seed);
+  Blocks blocks;
+  blocks.add(Tensor::Input, rank, 1, tokens, 1, data.input);
+  blocks.add(Tensor::OutputGradient, rank, 1, tokens, 1, data.output_gradient);
+  blocks.add(Tensor::Gate, 0, 1, layer.num_experts * model, into, data.gate);
+  blocks.add(Tensor::First, rank * local, local, model * wide, into, data.first);
+  blocks.add(Tensor::FirstBias, rank * local, biased, wide, 0.3, data.first_bias);
+  blocks.add(Tensor::Second, rank * local, local, hidden * model, out_of, data.second);
+  blocks.add(Tensor::SecondBias, rank * local, biased, model, 0.3, data.second_bias);
+  draw_all(blocks.all(), options.seed, layer.dtype);
   skew(layer, options.skew, data);
-  if (layer.dtype == Dtype::Bf16) {
-    for (auto* tensor : {&data.input, &data.output_gradient, &data.first, &data.first_bias,
-                         &data.second, &data.second_bias}) {
-      round_to_bf16(*tensor);
-    }
-  }
   return data;
 }
 

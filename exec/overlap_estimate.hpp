@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "exec/execute.hpp"
+#include "models/slowdown.hpp"
 
 namespace pipemoe::exec {
 
@@ -21,5 +22,13 @@ Seconds both_busy(const StreamTimes& a, const StreamTimes& b);
 /// it did: alone = (busy - both) + both / s. Null where the streams met for less than a quarter of
 /// the stream's time, or where no s says so.
 std::optional<double> slowdown(const StreamTimes& stream, const StreamTimes& other);
+
+struct SlowdownPoint {
+  Bytes in_flight;
+  double factor = 1;
+};
+/// Points of similar bytes, six or more together, become their medians; what is below 1 becomes 1.
+/// Requires points.
+Slowdown slowdown_by_bytes(std::vector<SlowdownPoint> points);
 
 }  // namespace pipemoe::exec

@@ -28,7 +28,28 @@ void print_fit(const std::string& name, const Fit<Work>& fit, const char* unit) 
              points.front().second.count() * 1e6, points.back().second.count() * 1e6, range);
 }
 
+std::string times_text(const Slowdown& slowdown) {
+  const auto& points = slowdown.points();
+  if (points.size() == 1) return fmt::format("{:.3f} times", points.front().second);
+  return fmt::format("{:.3f} to {:.3f} times ({:.3g} to {:.3g} bytes in flight)",
+                     points.front().second, points.back().second, points.front().first,
+                     points.back().first);
+}
+
+std::string cell(const std::optional<double>& value) {
+  return value ? fmt::format("{}", *value) : "";
+}
+
 }  // namespace
+
+std::string to_csv(const std::vector<exec::ContentionRow>& rows) {
+  std::string text = "layer,degree,rank,in_flight_bytes,compute_slowdown,communication_slowdown\n";
+  for (const exec::ContentionRow& row : rows) {
+    text += fmt::format("{},{},{},{},{},{}\n", row.layer, row.degree, row.rank, row.in_flight.count,
+                        cell(row.compute), cell(row.communication));
+  }
+  return text;
+}
 
 std::string to_csv(const std::vector<exec::CalibrationRow>& rows) {
   std::string text = "operation,layer,ranks,amount,unit,repeats,min_s,median_s,max_s,outliers\n";
@@ -58,8 +79,8 @@ void print_calibration(const exec::Calibration& calibration) {
               expert.fit, "flop");
   }
   if (cluster.overlap) {
-    fmt::print("  together: compute takes {:.3f} times as long, communication {:.3f} times\n",
-               cluster.overlap->compute_slowdown, cluster.overlap->communication_slowdown);
+    fmt::print("  together: compute takes {} as long, communication {}\n",
+               times_text(cluster.overlap->compute), times_text(cluster.overlap->communication));
   }
   print_notes(calibration.notes);
 }

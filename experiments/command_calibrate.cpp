@@ -26,6 +26,7 @@ struct CalibrateCommand {
   exec::CalibrateOptions calibrate;
   std::string output;
   std::string measurements;
+  std::string contention;
 };
 
 // Reads the layers; returns all that was asked for.
@@ -56,6 +57,7 @@ void run_on(exec::ProcessGroup& group, CalibrateCommand& options) {
   if (group.rank() == 0) {
     write_file(options.output, to_toml(result.cluster));
     if (!options.measurements.empty()) write_file(options.measurements, to_csv(result.rows));
+    if (!options.contention.empty()) write_file(options.contention, to_csv(result.contention));
     print_calibration(result);
     fmt::print("written: {}\n", options.output);
   }
@@ -84,6 +86,10 @@ void add_calibrate_command(CLI::App& app) {
       ->type_name("FILE")
       ->required();
   command->add_option("--measurements", options->measurements, "Write what was measured as CSV")
+      ->type_name("FILE");
+  command
+      ->add_option("--contention", options->contention,
+                   "Write how experts and exchanges slowed each other as CSV")
       ->type_name("FILE");
   add_exec_options(*command, options->exec);
   command->callback(

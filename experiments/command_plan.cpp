@@ -10,6 +10,7 @@
 #include "experiments/commands.hpp"
 #include "experiments/inputs.hpp"
 #include "experiments/terminal.hpp"
+#include "models/error.hpp"
 #include "models/plan.hpp"
 #include "models/provenance.hpp"
 
@@ -20,9 +21,45 @@ using Json = nlohmann::ordered_json;
 
 struct PlanOptions {
   InputOptions inputs;
+  std::vector<std::string> other_clusters;
+  bool without_overlap = false;
   std::int64_t max_degree = kDefaultMaxDegree;
   bool json = false;
 };
+
+// The layer on one of the profiles.
+struct Candidate {
+  Inputs inputs;
+  Plan plan;
+};
+
+Candidate candidate(const PlanOptions& options, const std::string& cluster) {
+  InputOptions input_options = options.inputs;
+  input_options.cluster = cluster;
+  Candidate made{read_inputs(input_options), {}};
+  if (options.without_overlap) made.inputs.cluster.overlap.reset();
+  made.plan = make_plan(made.inputs.layer, made.inputs.cluster, options.max_degree);
+  auto& notes = made.plan.notes;
+  notes.insert(notes.end(), made.inputs.fitted_notes.begin(), made.inputs.fitted_notes.end());
+  return made;
+}
+
+// The fastest first; the order of the options among equals.
+std::vector<Candidate> candidates(const PlanOptions& options) {
+  std::vector<Candidate> all{candidate(options, options.inputs.cluster)};
+  for (const std::string& path : options.other_clusters) {
+    all.push_back(candidate(options, path));
+    const Cluster &first = all.front().inputs.cluster, &other = all.back().inputs.cluster;
+    if (other.num_ranks() != first.num_ranks()) {
+      throw InputError(fmt::format("--or {} is of {} ranks, {} of {}: no choice for one layer",
+                                   path, other.num_ranks(), first.name, first.num_ranks()));
+    }
+  }
+  std::stable_sort(all.begin(), all.end(), [](const Candidate& a, const Candidate& b) {
+    return a.plan.iteration() < b.plan.iteration();
+  });
+  return all;
+}
 
 Json phase_json(const PhasePlan& phase) {
   Json by_degree = Json::array();
@@ -34,11 +71,27 @@ Json phase_json(const PhasePlan& phase) {
           {"by_degree", std::move(by_degree)}};
 }
 
-void print_json(const Plan& plan, const Inputs& inputs) {
+Json others_json(const std::vector<Candidate>& candidates) {
+  Json others = Json::array();
+  for (std::size_t i = 1; i < candidates.size(); ++i) {
+    const Plan& plan = candidates[i].plan;
+    others.push_back({{"cluster", candidates[i].inputs.cluster.name},
+                      {"forward_degree", plan.forward.choice.degree},
+                      {"backward_degree", plan.backward.choice.degree},
+                      {"iteration_s", plan.iteration().count()}});
+  }
+  return others;
+}
+
+void print_json(const std::vector<Candidate>& candidates) {
+  const auto& [inputs, plan] = candidates.front();
   const Provenance from = provenance("plan");
-  const Json json{{"forward", phase_json(plan.forward)},
+  const Json json{{"cluster", inputs.cluster.name},
+                  {"pipeline", plan.pipelines()},
+                  {"forward", phase_json(plan.forward)},
                   {"backward", phase_json(plan.backward)},
                   {"iteration_s", plan.iteration().count()},
+                  {"slower", others_json(candidates)},
                   {"provenance",
                    {{"program", from.program},
                     {"commit", from.commit},
@@ -106,13 +159,46 @@ void print_why(const char* name, const PhasePlan& phase) {
              change(now.time - now.startup, next.time - next.startup), to_string(next.binding));
 }
 
-void print_text(const Plan& plan, const Inputs& inputs) {
+// Why one chunk is fastest.
+void print_do_not_pipeline(const Plan& plan) {
+  Seconds longer{}, hidden{};
+  for (const PhasePlan* phase : {&plan.forward, &plan.backward}) {
+    const PhaseBreakdown &now = phase->chosen, &next = phase->next;
+    longer += next.communication + next.compute - now.communication - now.compute;
+    hidden += next.hidden;
+  }
+  fmt::print("\n  do not pipeline: ");
+  if (plan.forward.next.degree == 1) {
+    fmt::print("one chunk is the largest degree allowed\n");
+  } else {
+    fmt::print(
+        "two chunks would hide {:.3f} ms and take {:.3f} ms longer by themselves (launches, "
+        "start-up,\n  smaller products)\n",
+        milliseconds(hidden), milliseconds(longer));
+  }
+}
+
+void print_candidates(const std::vector<Candidate>& candidates) {
+  if (candidates.size() == 1) return;
+  fmt::print("  {:<32} {:>8} {:>9} {:>15}\n", "profile", "forward", "backward", "iteration (ms)");
+  for (const auto& [inputs, plan] : candidates) {
+    fmt::print("  {:<32} {:>8} {:>9} {:>15.3f}{}\n", inputs.cluster.name,
+               plan.forward.choice.degree, plan.backward.choice.degree,
+               milliseconds(plan.iteration()), &plan == &candidates.front().plan ? "  chosen" : "");
+  }
+  fmt::print("\n");
+}
+
+void print_text(const std::vector<Candidate>& candidates) {
+  const auto& [inputs, plan] = candidates.front();
   print_heading(inputs.layer, inputs.cluster);
   fmt::print("\n");
+  print_candidates(candidates);
   print_table(plan, inputs.layer);
   fmt::print("\n");
   print_why("forward", plan.forward);
   print_why("backward", plan.backward);
+  if (!plan.pipelines()) print_do_not_pipeline(plan);
   fmt::print("\n  iteration: {:.3f} ms{}\n", milliseconds(plan.iteration()),
              plan.closed_form ? "" : " (degrees compared on their task graphs: no closed form)");
   print_notes(plan.notes);
@@ -127,17 +213,22 @@ void add_plan_command(CLI::App& app) {
       "Example:\n  pipemoe plan --layer experiments/layers/pipemoe-example.toml "
       "--cluster experiments/clusters/rtx2080ti-100gib-64.toml");
   add_input_options(*command, options->inputs);
+  command
+      ->add_option("--or", options->other_clusters,
+                   "Profile of the same ranks with another all-to-all, to choose from; may be "
+                   "repeated")
+      ->type_name("FILE");
+  command->add_flag("--without-overlap", options->without_overlap,
+                    "Leave out that compute and communication slow each other");
   command->add_option("--max-degree", options->max_degree, "Largest degree to consider")
       ->capture_default_str();
   command->add_flag("--json", options->json, "Print JSON");
   command->callback([options] {
-    const Inputs inputs = read_inputs(options->inputs);
-    Plan plan = make_plan(inputs.layer, inputs.cluster, options->max_degree);
-    plan.notes.insert(plan.notes.end(), inputs.fitted_notes.begin(), inputs.fitted_notes.end());
+    const std::vector<Candidate> all = candidates(*options);
     if (options->json) {
-      print_json(plan, inputs);
+      print_json(all);
     } else {
-      print_text(plan, inputs);
+      print_text(all);
     }
   });
 }

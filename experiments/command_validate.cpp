@@ -23,6 +23,7 @@
 #include "models/config.hpp"
 #include "models/error.hpp"
 #include "models/files.hpp"
+#include "models/plan.hpp"
 #include "models/schedule.hpp"
 
 namespace pipemoe::program {
@@ -131,6 +132,7 @@ Cluster Run::profile_of(const Regime& regime) {
     const auto calibration = calibrate(regime.layers, tools, group_, options);
     if (speaks()) {
       write_file(output_ / ("calibration-" + regime.name + ".csv"), to_csv(calibration.rows));
+      write_file(output_ / ("contention-" + regime.name + ".csv"), to_csv(calibration.contention));
       write_file(path, to_toml(calibration.cluster));
     }
     text = from_rank_0(group_, to_toml(calibration.cluster));
@@ -142,6 +144,7 @@ std::vector<ValidationPoint> Run::predict(const Regime& regime, const MoeLayer& 
                                           const Cluster& cluster) const {
   Cluster apart = cluster;
   apart.overlap.reset();
+  const Seconds limit = makespan_limit(layer, cluster);
   std::vector<ValidationPoint> points;
   for (const std::int64_t degree : validation_.degrees) {
     if (degree > layer.slots()) continue;
@@ -151,6 +154,7 @@ std::vector<ValidationPoint> Run::predict(const Regime& regime, const MoeLayer& 
         ValidationPoint{regime.name, layer.name, degree, timeline.forward(), timeline.makespan()});
     point.predicted_hidden = timeline.overlap_ratio();
     point.closed_form_makespan = analytic_times(graph, CostModel(apart)).makespan();
+    point.limit = limit;
   }
   return points;
 }
@@ -181,7 +185,7 @@ void Run::measure(const Regime& regime, const Cluster& cluster) {
     std::vector<ValidationPoint> missing = predict(regime, layer, cluster);
     std::erase_if(missing, [&](const ValidationPoint& point) {
       return std::any_of(finished_.begin(), finished_.end(), [&](const ValidationPoint& one) {
-        return one.layer == point.layer && one.degree == point.degree;
+        return one.regime == point.regime && one.layer == point.layer && one.degree == point.degree;
       });
     });
     if (!missing.empty()) measure_layer(regime, layer, cluster, missing);

@@ -25,18 +25,29 @@ std::string read_name(ConfigTable& table) {
   return name;
 }
 
-Regime read_regime(ConfigTable table, const exec::BackendOptions& backend,
-                   std::set<std::string>& names) {
-  Regime regime;
-  regime.name = read_name(table);
-  if (!names.insert(regime.name).second) table.fail("name", "stands twice");
-  regime.backend = backend;
-  if (table.has("link")) regime.backend.link = exec::parse_link(table.text("link"));
+std::vector<MoeLayer> read_layers(ConfigTable& table) {
+  std::vector<MoeLayer> layers;
+  std::set<std::string> names;
+  if (!table.has("layer")) return layers;
   for (ConfigTable& layer : table.tables("layer")) {
     const std::string name = read_name(layer);
     if (!names.insert(name).second) layer.fail("name", "stands twice");
-    regime.layers.push_back(read_layer_table(layer, name));
+    layers.push_back(read_layer_table(layer, name));
   }
+  return layers;
+}
+
+// What every regime has that does not say otherwise.
+struct Shared {
+  exec::BackendOptions backend;
+  std::vector<MoeLayer> layers;
+};
+
+Regime read_regime(ConfigTable table, const Shared& shared) {
+  Regime regime{read_name(table), shared.backend, read_layers(table)};
+  if (table.has("communicator")) regime.backend.communicator = table.text("communicator");
+  if (table.has("link")) regime.backend.link = exec::parse_link(table.text("link"));
+  if (regime.layers.empty()) regime.layers = shared.layers;
   if (regime.layers.empty()) table.fail("layer", "must hold at least one layer");
   table.finish();
   return regime;
@@ -68,13 +79,16 @@ Validation read_validation(const std::filesystem::path& file) {
   validation.degrees = read_degrees(root);
   validation.warm_up = static_cast<int>(root.integer("warm_up", 0, 10000));
   validation.repeats = static_cast<int>(root.integer("repeats", 1, 10000));
-  exec::BackendOptions backend;
+  Shared shared{.layers = read_layers(root)};
+  exec::BackendOptions& backend = shared.backend;
   if (root.has("backend")) backend.backend = root.text("backend");
   if (root.has("communicator")) backend.communicator = root.text("communicator");
   if (root.has("cuda_graph")) backend.cuda_graph = root.boolean("cuda_graph");
   std::set<std::string> names;
   for (ConfigTable& regime : root.tables("regime")) {
-    validation.regimes.push_back(read_regime(regime, backend, names));
+    validation.regimes.push_back(read_regime(regime, shared));
+    const std::string& name = validation.regimes.back().name;
+    if (!names.insert(name).second) regime.fail("name", "stands twice");
   }
   if (validation.regimes.empty()) root.fail("regime", "must hold at least one regime");
   root.finish();

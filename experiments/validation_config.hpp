@@ -11,7 +11,8 @@
 
 namespace pipemoe::program {
 
-/// Layers over one link: calibrated together, then predicted and measured.
+/// Layers over one link: calibrated together, then predicted and measured. A layer may stand in
+/// several regimes, which then are ways to choose from.
 struct Regime {
   std::string name;
   exec::BackendOptions backend;  ///< with the regime's link

@@ -18,6 +18,7 @@ void for_each_value(Point& point, Visit visit) {
   visit("predicted_makespan_s", point.predicted_makespan);
   visit("closed_form_makespan_s", point.closed_form_makespan);
   visit("predicted_hidden", point.predicted_hidden);
+  visit("limit_s", point.limit);
   visit("measured_forward_s", point.measured_forward);
   visit("measured_makespan_s", point.measured_makespan);
   visit("measured_min_s", point.measured_least);

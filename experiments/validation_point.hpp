@@ -20,6 +20,9 @@ struct ValidationPoint {
   /// The same from costs of tasks alone: what PipeMoE's closed form T(r) says.
   Seconds closed_form_makespan{};
   double predicted_hidden = 0;  ///< share of the communication, 0..1
+  /// What no schedule undercuts whose chunks are not more efficient than the whole: gate and
+  /// permutations, and in each phase the longer of all exchanges and all experts, in one chunk.
+  Seconds limit{};
 
   // Of the iteration of median makespan, save the extremes.
   Seconds measured_forward{};

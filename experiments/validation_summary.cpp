@@ -49,7 +49,30 @@ DegreeSummary degrees_of(const Points& points) {
           predicted.measured_makespan / best - 1,
           closed.measured_makespan / best - 1,
           first.measured_makespan / best - 1,
-          measured.closed_form_makespan / best};
+          measured.closed_form_makespan / best,
+          predicted.limit / predicted.measured_makespan,
+          predicted.measured_hidden};
+}
+
+// Among all degrees of all regimes.
+ChoiceSummary choice_of(const Points& points) {
+  const auto& predicted = best_by(points, [](const auto& p) { return p.predicted_makespan; });
+  const auto& closed = best_by(points, [](const auto& p) { return p.closed_form_makespan; });
+  const auto& measured = best_by(points, [](const auto& p) { return p.measured_makespan; });
+  const auto choice = [](const ValidationPoint& p) { return Choice{p.regime, p.degree}; };
+  const Seconds best = measured.measured_makespan;
+  return {measured.layer,
+          choice(predicted),
+          choice(closed),
+          choice(measured),
+          predicted.measured_makespan / best - 1,
+          closed.measured_makespan / best - 1};
+}
+
+bool in_several_regimes(const Points& points) {
+  return std::any_of(points.begin(), points.end(), [&](const ValidationPoint* point) {
+    return point->regime != points.front()->regime;
+  });
 }
 
 // Points by a name, in order of first appearance.
@@ -73,6 +96,27 @@ Json to_json(const ErrorSummary& errors) {
           {"largest_error", errors.largest}};
 }
 
+// The choice of regime and degree.
+std::string choices_text(const std::vector<ChoiceSummary>& choices) {
+  const auto words = [](const Choice& choice) {
+    return fmt::format("{} at {}", choice.regime, choice.degree);
+  };
+  std::string text =
+      fmt::format("\n  {:<24} {:>20} {:>20} {:>8} {:>24} {:>8}\n", "regime and degree", "predicted",
+                  "best", "regret", "without slowdowns", "regret");
+  double sum = 0, sum_closed_form = 0;
+  for (const ChoiceSummary& choice : choices) {
+    text += fmt::format("  {:<24} {:>20} {:>20} {:>6.1f} % {:>24} {:>6.1f} %\n", choice.layer,
+                        words(choice.predicted), words(choice.measured), 100 * choice.regret,
+                        words(choice.closed_form), 100 * choice.regret_closed_form);
+    sum += choice.regret;
+    sum_closed_form += choice.regret_closed_form;
+  }
+  const auto count = static_cast<double>(choices.size());
+  return text + fmt::format("  {:<24} {:>20} {:>20} {:>6.2f} % {:>24} {:>6.2f} %\n", "mean", "", "",
+                            100 * sum / count, "", 100 * sum_closed_form / count);
+}
+
 }  // namespace
 
 ValidationSummary summarise(const std::vector<ValidationPoint>& points) {
@@ -84,8 +128,12 @@ ValidationSummary summarise(const std::vector<ValidationPoint>& points) {
   for (const auto& [name, group] : grouped(points, [](const auto& p) { return p.regime; })) {
     summary.regimes.emplace_back(name, errors_of(group));
   }
-  for (const auto& [name, group] : grouped(points, [](const auto& p) { return p.layer; })) {
+  const auto place = [](const auto& p) { return p.regime + "/" + p.layer; };
+  for (const auto& [name, group] : grouped(points, place)) {
     summary.layers.push_back(degrees_of(group));
+  }
+  for (const auto& [name, group] : grouped(points, [](const auto& p) { return p.layer; })) {
+    if (in_several_regimes(group)) summary.choices.push_back(choice_of(group));
   }
   const auto layers = static_cast<double>(summary.layers.size());
   for (const DegreeSummary& layer : summary.layers) {
@@ -98,7 +146,7 @@ ValidationSummary summarise(const std::vector<ValidationPoint>& points) {
 }
 
 std::string to_json(const ValidationSummary& summary, const Provenance& from) {
-  Json regimes, layers = Json::array();
+  Json regimes, layers = Json::array(), choices = Json::array();
   for (const auto& [name, errors] : summary.regimes) regimes[name] = to_json(errors);
   for (const DegreeSummary& layer : summary.layers) {
     layers.push_back({{"regime", layer.regime},
@@ -108,11 +156,25 @@ std::string to_json(const ValidationSummary& summary, const Provenance& from) {
                       {"regret", layer.regret},
                       {"regret_closed_form", layer.regret_closed_form},
                       {"gain_over_degree_1", layer.gain},
-                      {"overlap_efficiency", layer.overlap_efficiency}});
+                      {"overlap_efficiency", layer.overlap_efficiency},
+                      {"limit_ratio", layer.limit_ratio},
+                      {"hidden", layer.hidden}});
+  }
+  for (const ChoiceSummary& choice : summary.choices) {
+    choices.push_back({{"layer", choice.layer},
+                       {"predicted_regime", choice.predicted.regime},
+                       {"predicted_degree", choice.predicted.degree},
+                       {"closed_form_regime", choice.closed_form.regime},
+                       {"closed_form_degree", choice.closed_form.degree},
+                       {"measured_regime", choice.measured.regime},
+                       {"measured_degree", choice.measured.degree},
+                       {"regret", choice.regret},
+                       {"regret_closed_form", choice.regret_closed_form}});
   }
   const Json json{{"all", to_json(summary.all)},
                   {"regimes", regimes},
                   {"layers", layers},
+                  {"choices", choices},
                   {"mean_regret", summary.mean_regret},
                   {"mean_regret_closed_form", summary.mean_regret_closed_form},
                   {"largest_regret", summary.largest_regret},
@@ -137,13 +199,18 @@ std::string to_text(const ValidationSummary& summary) {
                                  "points", "median", "p95", "largest");
   for (const auto& [name, of] : summary.regimes) text += errors(name, of);
   text += errors("all", summary.all);
-  text += fmt::format("\n  {:<24} {:>9} {:>8} {:>8} {:>14} {:>18}\n", "layer", "predicted", "best",
-                      "regret", "over degree 1", "closed/measured");
+  text +=
+      fmt::format("\n  {:<24} {:>9} {:>8} {:>8} {:>14} {:>16} {:>15} {:>8}\n", "layer", "predicted",
+                  "best", "regret", "over degree 1", "closed/measured", "limit/measured", "hidden");
   for (const DegreeSummary& layer : summary.layers) {
-    text += fmt::format("  {:<24} {:>9} {:>8} {:>6.1f} % {:>12.1f} % {:>18.2f}\n", layer.layer,
-                        layer.predicted_best, layer.measured_best, 100 * layer.regret,
-                        100 * layer.gain, layer.overlap_efficiency);
+    const std::string name =
+        summary.regimes.size() > 1 ? layer.regime + " " + layer.layer : layer.layer;
+    text += fmt::format(
+        "  {:<24} {:>9} {:>8} {:>6.1f} % {:>12.1f} % {:>16.2f} {:>15.2f} {:>6.0f} %\n", name,
+        layer.predicted_best, layer.measured_best, 100 * layer.regret, 100 * layer.gain,
+        layer.overlap_efficiency, layer.limit_ratio, 100 * layer.hidden);
   }
+  if (!summary.choices.empty()) text += choices_text(summary.choices);
   text += fmt::format(
       "\n  regret: mean {:.2f} %, largest {:.2f} %, {:.0f} % of the layers within 1 %; of the "
       "closed form's choice {:.2f} %\n",

@@ -17,7 +17,8 @@ struct ErrorSummary {
   double largest = 0;
 };
 
-/// One layer's degrees: the one that the prediction prefers, and what it costs to believe it.
+/// One layer's degrees in one regime: the one that the prediction prefers, and what it costs to
+/// believe it.
 struct DegreeSummary {
   std::string regime;
   std::string layer;
@@ -27,12 +28,27 @@ struct DegreeSummary {
   double regret_closed_form = 0;  ///< the same for the closed form's choice
   double gain = 0;                ///< measured time of degree 1 over that of the best, - 1
   double overlap_efficiency = 0;  ///< closed form over measured at the best degree
+  double limit_ratio = 0;         ///< the limit over measured at predicted_best
+  double hidden = 0;  ///< share of the communication that was hidden at predicted_best, 0..1
+};
+
+/// A regime and a degree for a layer that stands in several regimes.
+struct Choice {
+  std::string regime;
+  std::int64_t degree = 1;
+};
+struct ChoiceSummary {
+  std::string layer;
+  Choice predicted, closed_form, measured;
+  double regret = 0;              ///< measured time of `predicted` over that of `measured`, - 1
+  double regret_closed_form = 0;  ///< the same for what the costs of tasks alone prefer
 };
 
 struct ValidationSummary {
   ErrorSummary all;
   std::vector<std::pair<std::string, ErrorSummary>> regimes;  ///< in the order of the points
   std::vector<DegreeSummary> layers;
+  std::vector<ChoiceSummary> choices;  ///< of the layers in more than one regime
   double mean_regret = 0;
   double mean_regret_closed_form = 0;
   double largest_regret = 0;

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <map>
+#include <mutex>
 #include <optional>
 #include <vector>
 
@@ -199,6 +200,28 @@ struct TrialOperands {
 // More than the library has for most shapes.
 constexpr int kCandidates = 40;
 
+// What timing chose, for the device of this process: timed once, the same bits everywhere.
+class TimedAlgorithms {
+ public:
+  std::optional<cublasLtMatmulAlgo_t> find(const Matmul& shape) {
+    const std::lock_guard lock(mutex_);
+    const auto known = algorithms_.find(shape);
+    return known == algorithms_.end() ? std::nullopt : std::optional(known->second);
+  }
+  void keep(const Matmul& shape, const cublasLtMatmulAlgo_t& algorithm) {
+    const std::lock_guard lock(mutex_);
+    algorithms_.emplace(shape, algorithm);
+  }
+  static TimedAlgorithms& of_process() {
+    static TimedAlgorithms all;
+    return all;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::map<Matmul, cublasLtMatmulAlgo_t> algorithms_;
+};
+
 struct Plan {
   std::unique_ptr<Description> description;
   std::optional<cublasLtMatmulAlgo_t> algorithm;  // none: the library cannot
@@ -222,17 +245,21 @@ struct Matmuls::State {
 const Plan& Matmuls::State::plan(const Matmul& shape) {
   const auto known = plans.find(shape);
   if (known != plans.end()) return known->second;
+  const bool timed = search == Search::Timed;
   Plan plan{std::make_unique<Description>(shape), std::nullopt};
-  const auto candidates =
-      plan.description->algorithms(handle, shape, search == Search::Timed ? kCandidates : 1);
-  if (!candidates.empty()) {
-    plan.algorithm = search == Search::Timed ? fastest(*plan.description, shape, candidates)
-                                             : candidates.front().algo;
+  if (timed) plan.algorithm = TimedAlgorithms::of_process().find(shape);
+  if (!plan.algorithm) {
+    const auto candidates = plan.description->algorithms(handle, shape, timed ? kCandidates : 1);
+    if (!candidates.empty()) {
+      plan.algorithm =
+          timed ? fastest(*plan.description, shape, candidates) : candidates.front().algo;
+    }
+    if (timed && plan.algorithm) TimedAlgorithms::of_process().keep(shape, *plan.algorithm);
   }
   return plans.emplace(shape, std::move(plan)).first->second;
 }
 
-// Each once after a warm-up, then the best few again: the least time of those decides.
+// Each once after a warm-up, then the best few again: the least time decides.
 cublasLtMatmulAlgo_t Matmuls::State::fastest(
     Description& description, const Matmul& shape,
     const std::vector<cublasLtMatmulHeuristicResult_t>& candidates) {
@@ -256,14 +283,14 @@ cublasLtMatmulAlgo_t Matmuls::State::fastest(
         CUBLAS_STATUS_SUCCESS) {
       continue;
     }
-    times.emplace_back(time(algorithm, 2), i);
+    times.emplace_back(time(algorithm, 1), i);
   }
   if (times.empty()) return candidates.front().algo;
   std::sort(times.begin(), times.end());
   times.resize(std::min<std::size_t>(times.size(), 4));
   for (auto& [best, index] : times) {
     for (int round = 0; round < 3; ++round) {
-      best = std::min(best, time(candidates[index].algo, 3));
+      best = std::min(best, time(candidates[index].algo, 2));
     }
   }
   return candidates[std::min_element(times.begin(), times.end())->second].algo;

@@ -11,6 +11,7 @@
 #include "models/fit.hpp"
 #include "models/layer.hpp"
 #include "models/passes.hpp"
+#include "models/slowdown.hpp"
 #include "models/units.hpp"
 
 namespace pipemoe {
@@ -45,17 +46,6 @@ struct NotModelled {
   bool operator==(const NotModelled&) const = default;
 };
 using PassCost = std::variant<NotModelled, Fit<Bytes>>;
-
-/// What a rank's streams cost each other: a kernel of a collective takes multiprocessors from the
-/// experts, which take memory bandwidth from it. While its compute stream and any of its
-/// communication streams both run a task, the compute task advances at 1/compute_slowdown of its
-/// speed alone and each communication task, start-up included, at 1/communication_slowdown.
-struct Overlap {
-  double compute_slowdown = 1;        ///< >= 1
-  double communication_slowdown = 1;  ///< >= 1
-  std::string source;
-  bool operator==(const Overlap&) const = default;
-};
 
 /// The measured time of one whole expert task (matrix products, biases, activation and layout
 /// copies) as a function of its flops, for one exact shape.

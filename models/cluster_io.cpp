@@ -172,13 +172,30 @@ void read_network(ConfigTable table, Cluster& cluster) {
   table.finish();
 }
 
+// A number, or a list of them for as many <key>_bytes.
+Slowdown read_slowdown(ConfigTable& table, const std::string& key) {
+  constexpr NumberRange kFactor{1, 1e3};
+  const std::string bytes_key = key + "_bytes";
+  if (!table.has(bytes_key)) return table.number(key, kFactor);
+  const auto bytes = table.numbers(bytes_key), factors = table.numbers(key);
+  if (bytes.size() != factors.size()) {
+    table.fail(key, fmt::format("holds {} numbers, must hold {} as {} does", factors.size(),
+                                bytes.size(), bytes_key));
+  }
+  Slowdown::Points points;
+  for (std::size_t i = 0; i < bytes.size(); ++i) points.emplace_back(bytes[i], factors[i]);
+  try {
+    return Slowdown(std::move(points));
+  } catch (const InputError& error) {
+    table.fail(key, error.what());
+  }
+}
+
 void read_overlap(ConfigTable& root, Cluster& cluster) {
-  constexpr NumberRange kSlowdown{1, 1e3};
   if (!root.has("overlap")) return;
   ConfigTable table = root.table("overlap");
-  cluster.overlap =
-      Overlap{table.number("compute_slowdown", kSlowdown),
-              table.number("communication_slowdown", kSlowdown), table.text("source")};
+  cluster.overlap = Overlap{read_slowdown(table, "compute_slowdown"),
+                            read_slowdown(table, "communication_slowdown"), table.text("source")};
   table.finish();
 }
 
@@ -307,10 +324,22 @@ std::string network_toml(const Cluster& cluster) {
   return text;
 }
 
+std::string slowdown_toml(const std::string& key, const Slowdown& slowdown) {
+  if (slowdown == Slowdown(slowdown.points().front().second)) {
+    return line(key, slowdown.points().front().second);
+  }
+  std::vector<double> bytes, factors;
+  for (const auto& [amount, factor] : slowdown.points()) {
+    bytes.push_back(amount);
+    factors.push_back(factor);
+  }
+  return line(key + "_bytes", bytes) + line(key, factors);
+}
+
 std::string overlap_toml(const Cluster& cluster) {
   if (!cluster.overlap) return "";
-  return "\n[overlap]\n" + line("compute_slowdown", cluster.overlap->compute_slowdown) +
-         line("communication_slowdown", cluster.overlap->communication_slowdown) +
+  return "\n[overlap]\n" + slowdown_toml("compute_slowdown", cluster.overlap->compute) +
+         slowdown_toml("communication_slowdown", cluster.overlap->communication) +
          line("source", cluster.overlap->source);
 }
 

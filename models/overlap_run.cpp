@@ -53,10 +53,14 @@ void OverlapRun::start_ready(const Visit& visit) {
 void OverlapRun::set_slowdowns() {
   auto& [compute, inter_node, intra_node] = running_;
   const bool both = compute && (inter_node || intra_node);
+  Bytes in_flight;
+  for (const auto* exchange : {&inter_node, &intra_node}) {
+    if (*exchange) in_flight += exchanged_bytes(graph_.task((*exchange)->id).operation);
+  }
   const Overlap& overlap = *cost_.overlap();
-  if (compute) compute->slow_to(both ? overlap.compute_slowdown : 1, now_);
+  if (compute) compute->slow_to(both ? overlap.compute.at(in_flight) : 1, now_);
   for (auto* exchange : {&inter_node, &intra_node}) {
-    if (*exchange) (*exchange)->slow_to(both ? overlap.communication_slowdown : 1, now_);
+    if (*exchange) (*exchange)->slow_to(both ? overlap.communication.at(in_flight) : 1, now_);
   }
 }
 

@@ -155,6 +155,19 @@ Plan make_plan(const MoeLayer& layer, const Cluster& cluster, std::int64_t max_d
   return plan;
 }
 
+Seconds makespan_limit(const MoeLayer& layer, const Cluster& cluster) {
+  const CostModel cost(cluster);
+  const schedules::LayerTasks tasks(layer, cluster.num_ranks());
+  Seconds limit{};
+  for (const Phase phase : {Phase::Forward, Phase::Backward}) {
+    const ChunkCosts whole = chunk_costs(layer, cluster, phase, 1);
+    limit += cost(tasks.gate(phase)).total() + cost(tasks.permute(phase)).total() +
+             cost(tasks.unpermute(phase)).total() +
+             std::max(2 * whole.all_to_all.total(), whole.expert.total());
+  }
+  return limit;
+}
+
 Degrees choose_degrees_by_graph(const MoeLayer& layer, const Cluster& cluster,
                                 std::int64_t max_degree) {
   const Candidates times =

@@ -43,6 +43,8 @@ struct Plan {
 
   Seconds iteration() const { return forward.choice.time + backward.choice.time; }
   Degrees degrees() const { return {forward.choice.degree, backward.choice.degree}; }
+  /// False: one chunk is fastest, forward and backward.
+  bool pipelines() const { return forward.choice.degree > 1 || backward.choice.degree > 1; }
 };
 
 /// Degrees 1..min(max_degree, layer.slots()). With alpha-beta costs a degree's time is the closed
@@ -52,6 +54,11 @@ struct Plan {
 /// Throws InputError when the cluster lacks a fit, or the experts do not divide over the ranks.
 Plan make_plan(const MoeLayer& layer, const Cluster& cluster,
                std::int64_t max_degree = kDefaultMaxDegree);
+
+/// A lower bound of an iteration whose chunks are no more efficient than the whole: gate and
+/// permutations, which nothing hides, and in each phase the longer of all all-to-alls and all
+/// experts, each in one chunk and none slowed.
+Seconds makespan_limit(const MoeLayer& layer, const Cluster& cluster);
 
 /// The best degrees of schedule pipemoe by its task graphs' analytic times, chunks of whole slots
 /// included: slower than the closed form and a little better where the slots do not divide.

@@ -138,27 +138,38 @@ class Run {
   // SimGrid never lets a flow run faster than its link was when it began, so it begins at full
   // speed.
   void send(TaskId id, const Channel& channel, Seconds alone) {
-    if (slowed_) set_slowdowns(1, 1);
+    const bool slowed = slowed_ != Slowdowns{};
+    if (slowed) set_slowdowns({});
     send(id, Flow{channel.from, channel.to, alone.count() * kFittedBandwidth});
-    if (slowed_) set_slowdowns(overlap_->compute_slowdown, overlap_->communication_slowdown);
+    if (slowed) set_slowdowns(slowed_);
   }
+
+  struct Slowdowns {
+    double compute = 1, communication = 1;
+    bool operator==(const Slowdowns&) const = default;
+  };
 
   // Tasks of both kinds at once slow each other.
   void count_running(TaskId id, int change) {
-    const bool computes = graph_.task(id).stream == Stream::Compute;
+    const Task& task = graph_.task(id);
+    const bool computes = task.stream == Stream::Compute;
     (computes ? computing_ : exchanging_) += static_cast<std::size_t>(change);
+    if (!computes) in_flight_ += change * exchanged_bytes(task.operation).count;
     const bool both = computing_ > 0 && exchanging_ > 0;
-    if (both == slowed_) return;
-    slowed_ = both;
-    set_slowdowns(both ? overlap_->compute_slowdown : 1,
-                  both ? overlap_->communication_slowdown : 1);
+    const Bytes bytes{in_flight_};
+    const Slowdowns now =
+        both ? Slowdowns{overlap_->compute.at(bytes), overlap_->communication.at(bytes)}
+             : Slowdowns{};
+    if (now == slowed_) return;
+    slowed_ = now;
+    set_slowdowns(now);
   }
 
-  static void set_slowdowns(double compute, double communication) {
+  static void set_slowdowns(Slowdowns by) {
     const RankPlatform& rank = World::instance().rank();
-    rank.compute.set_slowdown(compute);
-    rank.start_up.set_slowdown(communication);
-    rank.transfer.set_slowdown(communication);
+    rank.compute.set_slowdown(by.compute);
+    rank.start_up.set_slowdown(by.communication);
+    rank.transfer.set_slowdown(by.communication);
   }
 
   // SimGrid still uses an activity inside its completion callback: all live until the run ends.
@@ -202,7 +213,8 @@ class Run {
   std::vector<std::uint32_t> waiting_for_;
   const Overlap* overlap_;  // null: tasks do not slow each other
   std::size_t computing_ = 0, exchanging_ = 0;
-  bool slowed_ = false;
+  std::int64_t in_flight_ = 0;  // bytes a rank exchanges in them
+  Slowdowns slowed_;
   std::vector<std::uint32_t> activities_left_;
   std::vector<char> starting_up_;
   std::vector<Seconds> start_, end_;

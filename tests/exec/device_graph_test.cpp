@@ -21,7 +21,7 @@ struct LosableExchange {
   std::atomic<bool> failed = false;
 
   DeviceGraph::Work work() {
-    return {[] {},
+    return {[](cudaStream_t) {}, [] {},
             [this](const Task& task, cudaStream_t stream) {
               if (task.key().operation != OperationKind::Dispatch) return;
               cuda::check(cudaLaunchHostFunc(stream, wait, this));

@@ -1,6 +1,8 @@
 // The program as scripts and people use it: its output's shape, and one clear line for bad input.
 #include "tests/support/program.hpp"
 
+#include <fmt/core.h>
+
 #include <algorithm>
 #include <catch2/catch.hpp>
 #include <nlohmann/json.hpp>
@@ -73,7 +75,9 @@ TEST_CASE("plan --json names degrees and times of both phases", "[program][plan]
   }
   CHECK(plan["iteration_s"].get<double>() ==
         Approx(plan["forward"]["time_s"].get<double>() + plan["backward"]["time_s"].get<double>()));
-  CHECK(keys(plan) == std::set<std::string>{"forward", "backward", "iteration_s", "provenance"});
+  CHECK(keys(plan) == std::set<std::string>{"cluster", "pipeline", "forward", "backward",
+                                            "iteration_s", "slower", "provenance"});
+  CHECK(plan["pipeline"] == true);
 }
 
 TEST_CASE("plan explains its choice to a person", "[program][plan]") {
@@ -83,6 +87,55 @@ TEST_CASE("plan explains its choice to a person", "[program][plan]") {
                            "iteration:", "cost nothing here: activation, gate, permutation"}) {
     CHECK_THAT(outcome.out, Catch::Contains(part));
   }
+}
+
+TEST_CASE("plan chooses among profiles of the same ranks", "[program][plan]") {
+  const TemporaryDirectory folder;
+  std::string text = text_of("experiments/clusters/rtx2080ti-100gib-64.toml");
+  text = replaced(text, "rtx2080ti-100gib-64", "twice-the-network");
+  const Json before = json_of("plan --json " + kInputs);
+  // The same experts, all-to-alls of half the time.
+  const auto at = text.find("[fits.all_to_all.64]");
+  REQUIRE(at != std::string::npos);
+  const auto beta = text.find("beta_s_per_byte = ", at) + 18;
+  const auto end = text.find('\n', beta);
+  text = text.substr(0, beta) + fmt::format("{}", 0.5 * std::stod(text.substr(beta, end - beta))) +
+         text.substr(end);
+  const std::string other = "--or " + folder.file("other.toml", text) + " ";
+  const Json plan = json_of("plan --json " + other + kInputs);
+  CHECK(plan["cluster"] == "twice-the-network");
+  CHECK(plan["iteration_s"] < before["iteration_s"]);
+  REQUIRE(plan["slower"].size() == 1);
+  CHECK(plan["slower"][0]["iteration_s"] == before["iteration_s"]);
+  CHECK(plan["slower"][0]["forward_degree"] == before["forward"]["degree"]);
+  CHECK_THAT(run("plan " + other + kInputs).out,
+             Catch::Contains("profile") && Catch::Contains("chosen"));
+  check_refused("plan --or experiments/clusters/rtx2080ti-100gib-32.toml " + kInputs,
+                {"32 ranks", "no choice"});
+}
+
+TEST_CASE("plan says not to pipeline where chunks cost more than they hide", "[program][plan]") {
+  const std::string launches = "--set cluster.fits.all_to_all.64.alpha_s=1 ";
+  const Json plan = json_of("plan --json " + launches + kInputs);
+  CHECK(plan["pipeline"] == false);
+  CHECK(plan["forward"]["degree"] == 1);
+  CHECK_THAT(run("plan " + launches + kInputs).out,
+             Catch::Contains("do not pipeline: two chunks would hide"));
+  CHECK_THAT(run("plan --max-degree 1 " + kInputs).out,
+             Catch::Contains("do not pipeline: one chunk is the largest"));
+  CHECK_THAT(run("plan " + kInputs).out, !Catch::Contains("do not pipeline"));
+}
+
+TEST_CASE("plan --without-overlap leaves slowdowns out", "[program][plan]") {
+  const TemporaryDirectory folder;
+  const std::string text = text_of("experiments/clusters/rtx2080ti-100gib-64.toml") +
+                           "\n[overlap]\ncompute_slowdown = 1.5\ncommunication_slowdown = 1.5\n"
+                           "source = 'test'\n";
+  const std::string slowed = kLayer + "--cluster " + folder.file("slowed.toml", text);
+  const Json with = json_of("plan --json " + slowed);
+  const Json without = json_of("plan --json --without-overlap " + slowed);
+  CHECK(with["iteration_s"] > without["iteration_s"]);
+  CHECK(without["iteration_s"] == json_of("plan --json " + kInputs)["iteration_s"]);
 }
 
 TEST_CASE("simulate --json is a timeline whose parts add up", "[program][simulate]") {

@@ -32,7 +32,7 @@ class Draw {
     made.nic = link();
     made.gpu_link = link();
     if (chance()) made.fat_tree = FatTree{integer(1, 64), 1 + number()};
-    if (chance()) made.overlap = Overlap{1 + number(), 1 + number(), text()};
+    if (chance()) made.overlap = Overlap{slowdown(), slowdown(), text()};
     for (auto count = integer(0, 3); count > 0; --count) {
       made.all_to_all[integer(1, 512)] = fit<Bytes>();
     }
@@ -55,6 +55,16 @@ class Draw {
   double number() {
     const double digits = std::uniform_real_distribution<double>(0, 1)(random_);
     return chance() ? digits : std::ldexp(digits, static_cast<int>(integer(-80, 9)));
+  }
+  Slowdown slowdown() {
+    if (chance()) return 1 + number();
+    Slowdown::Points points;
+    double bytes = 0;
+    for (auto count = integer(1, 4); count > 0; --count) {
+      bytes += 1 + number();
+      points.emplace_back(bytes, 1 + number());
+    }
+    return Slowdown(std::move(points));
   }
   std::string text() {
     static const std::string letters = "ab \"\\\n\t#='[]\x7f\x01é";
@@ -215,6 +225,14 @@ TEST_CASE("an overlap slows, by a factor from a source", "[models][cluster][io]"
   CHECK_FALSE(read(kFirst).overlap.has_value());
   CHECK(read_overlap("compute_slowdown = 1.25\ncommunication_slowdown = 1\nsource = 's'") ==
         Overlap{1.25, 1, "s"});
+  const Slowdown by_bytes(Slowdown::Points{{1000, 1.5}, {2e6, 1.25}});
+  CHECK(read_overlap("compute_slowdown_bytes = [1000, 2e6]\ncompute_slowdown = [1.5, 1.25]\n"
+                     "communication_slowdown = 1\nsource = 's'") == Overlap{by_bytes, 1, "s"});
+  CHECK_THROWS_WITH(read_overlap("compute_slowdown_bytes = [1000]\ncompute_slowdown = [1, 1]"),
+                    Contains("overlap.compute_slowdown holds 2 numbers, must hold 1 as "
+                             "compute_slowdown_bytes does"));
+  CHECK_THROWS_WITH(read_overlap("compute_slowdown_bytes = [2, 1]\ncompute_slowdown = [1, 1]"),
+                    Contains("overlap.compute_slowdown needs bytes that rise"));
   CHECK_THROWS_WITH(read_overlap("compute_slowdown = 0.5"),
                     Contains("overlap.compute_slowdown is 0.5, must be at least 1"));
   CHECK_THROWS_WITH(read_overlap("compute_slowdown = 1"),

@@ -1,6 +1,7 @@
 #include "models/overlap_run.hpp"
 
 #include <catch2/catch.hpp>
+#include <cmath>
 #include <random>
 
 #include "models/analytic.hpp"
@@ -42,6 +43,9 @@ std::vector<Span> spans_of(std::vector<Task> tasks, const Cluster& cluster) {
   return analytic_timeline(std::move(builder).build(), cluster).spans;
 }
 
+// 2 at one byte in flight, 4 at four, linear in the logarithm in between.
+Slowdown rising() { return Slowdown(Slowdown::Points{{1, 2}, {4, 4}}); }
+
 Cluster with_overlap(Cluster cluster, double compute_slowdown, double communication_slowdown) {
   cluster.overlap = Overlap{compute_slowdown, communication_slowdown, "test"};
   return cluster;
@@ -78,6 +82,34 @@ TEST_CASE("two communication streams slow computation as one does", "[models][ov
   CHECK(spans[1].end == Seconds{2});
   CHECK(spans[2].end == Seconds{4});
   CHECK(spans[0].end == Seconds{6});
+}
+
+TEST_CASE("what is in flight decides by how much", "[models][overlap]") {
+  Cluster cluster = second_a_unit(1, 1);
+  cluster.overlap = Overlap{rising(), 1, "by hand"};
+  // The exchange of 2 bytes ends at 2, the expert runs at a third of its speed until then.
+  const auto one = spans_of({expert(4), exchange(2)}, cluster);
+  CHECK(one[1].end == Seconds{2});
+  CHECK(one[0].end.count() == Approx(2 + (4 - 2.0 / 3)));
+  // 1 + 2 bytes until 1, 2 until 2.
+  const double three = 2 + 2 * std::log(3.0) / std::log(4.0);
+  const auto two = spans_of(
+      {expert(4), exchange(1, Stream::InterNode, 0), exchange(2, Stream::IntraNode, 1)}, cluster);
+  CHECK(two[0].end.count() == Approx(2 + (4 - 1 / three - 1.0 / 3)));
+}
+
+TEST_CASE("a slowdown is constant outside its points", "[models][overlap]") {
+  CHECK(rising().at({0}) == 2);
+  CHECK(rising().at({1}) == 2);
+  CHECK(rising().at({2}) == Approx(3));
+  CHECK(rising().at({4}) == 4);
+  CHECK(rising().at({1000}) == 4);
+  CHECK(Slowdown(1.5).at({7}) == 1.5);
+  using Points = Slowdown::Points;
+  CHECK_THROWS_WITH(Slowdown(Points{}), Catch::Contains("at least one point"));
+  CHECK_THROWS_WITH(Slowdown(Points{{2, 1}, {2, 1}}), Catch::Contains("rise"));
+  CHECK_THROWS_WITH(Slowdown(Points{{0, 1}}), Catch::Contains("above 0"));
+  CHECK_THROWS_WITH(Slowdown(Points{{1, 0.5}}), Catch::Contains("at least 1, not 0.5"));
 }
 
 TEST_CASE("communication streams do not slow each other", "[models][overlap]") {

@@ -97,7 +97,11 @@ TEST_CASE("the fitted level slows overlapping tasks as the analytic schedule doe
   std::uniform_real_distribution<double> slowdown(1, 3);
   for (int i = 0; i < 200; ++i) {
     Cluster cluster = authors_cluster(16);
-    cluster.overlap = Overlap{slowdown(random), slowdown(random), "test"};
+    const auto by_bytes = [&] {
+      return Slowdown(Slowdown::Points{{1e4, slowdown(random)}, {1e8, slowdown(random)}});
+    };
+    cluster.overlap = i % 2 == 0 ? Overlap{slowdown(random), slowdown(random), "test"}
+                                 : Overlap{by_bytes(), by_bytes(), "test"};
     MoeLayer layer = random_layer(random, 16);
     layer.dtype = Dtype::Fp32;
     const auto degree = [&] {
