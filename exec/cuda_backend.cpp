@@ -65,7 +65,7 @@ cuda::DeviceLayerShape shape_of(const MoeLayer& layer, const CudaOptions& option
 // Converted on the device, for which it is nothing.
 DeviceBuffer upload(const std::vector<float>& values, Element element) {
   DeviceBuffer floats(values.size() * sizeof(float));
-  check(cudaMemcpy(floats.data(), values.data(), floats.bytes(), cudaMemcpyHostToDevice));
+  cuda::copy_to_device(floats.data(), values.data(), floats.bytes());
   if (element == Element::Fp32 || values.empty()) return floats;
   DeviceBuffer buffer(values.size() * static_cast<std::size_t>(size_of(element)));
   const cuda::Stream stream;

@@ -53,6 +53,12 @@ Event::~Event() {
   if (event_ != nullptr) log_failure(cudaEventDestroy(event_), "end of an event");
 }
 
+void copy_to_device(void* to, const void* from, std::size_t bytes, Where at) {
+  if (bytes == 0) return;
+  check(cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice), at);
+  check(cudaStreamSynchronize(cudaStreamLegacy), at);
+}
+
 std::chrono::duration<double> elapsed(const Event& from, const Event& to) {
   check(cudaEventSynchronize(to.get()));
   float milliseconds = 0;

@@ -82,6 +82,10 @@ class Event {
  private:
   cudaEvent_t event_ = nullptr;
 };
+/// From any host memory. When it returns the bytes are there, for every stream: cudaMemcpy alone
+/// may return while they are still on their way, and non-blocking streams do not wait for that.
+void copy_to_device(void* to, const void* from, std::size_t bytes, Where at = Where::here());
+
 /// Between two recorded events with timing; waits for the later one.
 std::chrono::duration<double> elapsed(const Event& from, const Event& to);
 

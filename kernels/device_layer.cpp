@@ -79,7 +79,7 @@ DeviceLayer::State::State(const DeviceLayerShape& of, const DeviceWeights& with,
       weights(with),
       gradients(to),
       tokens(on),
-      matmuls(of.search),
+      matmuls(of.capacity < 0 ? Search::Heuristic : of.search),  // dropless: ever new shapes
       exchanged_allocator(std::move(exchanged)) {
   const bool bf16 = shape.element == Element::Bf16;
   padded_experts = bf16 ? divided_up(shape.num_experts, 8) * 8 : shape.num_experts;
@@ -146,7 +146,7 @@ void DeviceLayer::State::allocate_gate() {
   if (shape.capacity < 0) return;
   const auto write = [&](const char* name, std::int64_t degree) {
     const std::vector<std::int32_t> begins = capacity_blocks(shape, degree);
-    check(cudaMemcpy(at(name), begins.data(), begins.size() * 4, cudaMemcpyHostToDevice));
+    copy_to_device(at(name), begins.data(), begins.size() * 4);
   };
   write("forward_blocks", forward);
   if (regroups) write("backward_blocks", shape.backward_degree);

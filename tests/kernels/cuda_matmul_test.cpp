@@ -134,7 +134,8 @@ TEST_CASE("fp32 products are in fp32 unless TF32 is asked for", "[cuda][matmul]"
 TEST_CASE("epilogues that the library has do what they say", "[cuda][matmul]") {
   const auto element = GENERATE(Element::Fp32, Element::Bf16);
   const auto batch = GENERATE(as<std::int64_t>(), 1, 3);
-  Matmuls matmuls(Search::Heuristic);
+  const auto search = GENERATE(Search::Heuristic, Search::Timed);
+  Matmuls matmuls(search);
   std::mt19937_64 random(3);
   Matmul shape = shape_of(batch, false, false, element);
   shape.stride_bias = batch > 1 ? shape.n : 0;

@@ -49,7 +49,7 @@ Choices choose_on_device(const DeviceRouting& routing, const std::vector<float>&
         begin += kernels::rows_in_chunk(routing.capacity, map.degree, c);
       }
     }
-    check(cudaMemcpy(map.block_begin, begins.data(), begins.size() * 4, cudaMemcpyHostToDevice));
+    copy_to_device(map.block_begin, begins.data(), begins.size() * 4);
   }
   place_choices(routing,
                 {chosen.as<std::int32_t>(), tiles.as<std::int32_t>(), counts.as<std::int32_t>(),

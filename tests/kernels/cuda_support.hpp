@@ -36,10 +36,7 @@ inline float rounded(float x, cuda::Element element) {
 template <class T>
 cuda::DeviceBuffer to_device(std::span<const T> values) {
   cuda::DeviceBuffer buffer(values.size_bytes());
-  if (!values.empty()) {
-    cuda::check(
-        cudaMemcpy(buffer.data(), values.data(), values.size_bytes(), cudaMemcpyHostToDevice));
-  }
+  cuda::copy_to_device(buffer.data(), values.data(), values.size_bytes());
   return buffer;
 }
 template <class T>
