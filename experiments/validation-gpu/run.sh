@@ -30,7 +30,7 @@ plot() {  # results of validate
 # Runs `options` of small layers on so many ranks: a line each, "options: verified ...". Several at
 # a time, for most of each is the reference on the CPUs.
 verify() {  # ranks, options a line on standard input
-  xargs -P 6 -I{} bash -c '
+  xargs -P 12 -I{} bash -c '
     set -o pipefail
     if [ "$1" -gt 1 ]; then launch="mpirun --bind-to none --oversubscribe -np $1"; fi
     result=$(${launch-} "$PIPEMOE" run --backend cuda --layer experiments/layers/small.toml \
