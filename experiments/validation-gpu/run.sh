@@ -75,6 +75,9 @@ studies_of_one() {
     once "$output/elided-$layer.json" run --layer $layers/$layer.toml --schedule sequential \
       --communicator elided --repeats 30 --json
   done
+  echo "== validation, staged"
+  "$PIPEMOE" validate $here/validation.toml --output "$output/validation"
+  plot "$output/validation"
   echo "== pairs: CUDA graph, priority of the communication stream"
   for layer in small gpt2; do
     for degree in 1 4; do
@@ -85,9 +88,6 @@ studies_of_one() {
       once "$output/pair-$layer-$degree-no-priority.json" run "${at[@]}" --no-priority --json
     done
   done
-  echo "== validation, staged"
-  "$PIPEMOE" validate $here/validation.toml --output "$output/validation"
-  plot "$output/validation"
 }
 
 # The layers of a file with as many experts a GPU as on two.
