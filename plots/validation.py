@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from page import GAP, MARGIN, ROW_POINTS, SMALL_ROW, TEXT_ROW, TITLE_ROW, Page
 from results import counted, exit_status, percent, phrases, printable
 from timeline import draw_header, suffix_of, write_figure
-from validation_panels import PANEL_LEGEND_ROW, draw_panel_legend, draw_panels, panels_height
+from validation_panels import (draw_panel_legend, draw_panels, panel_legend_height,
+                               panels_height)
 from validation_results import Layer, Validation, read_validation
 from validation_scatter import draw_scatter_row, scatter_height
 
@@ -52,12 +53,21 @@ def shared_words(layers: list[Layer]) -> list[str]:
     return [words] if words else []
 
 
+def layers_words(validation: Validation) -> str:
+    """How many layers; where one stands in several regimes, in how many of these."""
+    layers = validation.layers()
+    names = {layer.name for layer in layers}
+    words = counted(len(names), "layer")
+    return words if len(names) == len(layers) else (
+        f"{words} in {counted(len(validation.regimes), 'regime')}")
+
+
 def run_words(validation: Validation) -> str:
     """What was run, and how the links were."""
     layers = validation.layers()
     made = validation.configuration
-    parts = [f"{counted(validation.errors.points, 'makespan')} of "
-             f"{counted(len(layers), 'layer')}, one iteration forward and backward"]
+    parts = [f"{counted(validation.errors.points, 'makespan')} of {layers_words(validation)}, "
+             "one iteration forward and backward"]
     if isinstance(made.get("schedule"), str):
         parts.append(f"schedule {printable(made['schedule'])}")
     if isinstance(made.get("repeats"), int):
@@ -88,14 +98,14 @@ def draw(validation: Validation) -> Figure:
     lines = style.wrapped(run_words(validation), style.TEXT, ROW_POINTS, LINES)
     footer = style.wrapped(small_print(validation), style.SMALL, ROW_POINTS, most_lines=4)
     page = Page(2 * MARGIN + TITLE_ROW + TEXT_ROW * len(lines) + GAP + scatter_height(validation)
-                + PANEL_LEGEND_ROW + panels_height(validation) + FOOTER_GAP
+                + panel_legend_height(validation) + panels_height(validation) + FOOTER_GAP
                 + SMALL_ROW * len(footer))
     head = heading(validation)
     room = ROW_POINTS - style.text_width(head, style.TITLE, "bold") - 20
     draw_header(page, head, errors_words(validation, room), lines)
     page.take(GAP)
     draw_scatter_row(page, validation)
-    draw_panel_legend(page)
+    draw_panel_legend(page, validation)
     draw_panels(page, validation)
     page.take(FOOTER_GAP)
     for line in footer:

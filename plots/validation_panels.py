@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import dataclass
 
 import style
 from matplotlib.lines import Line2D
@@ -11,8 +12,8 @@ from validation_results import Layer, Regime, Validation
 from validation_scatter import colour, marks, tenths
 
 # Inches.
-HEADING_ROW, WORDS_ROW, PANEL, AXIS = 0.25, 0.53, 1.25, 0.40
-GAP_X, PANEL_LEGEND_ROW = 0.40, 0.24
+HEADING_ROW, WORDS_ROW, SHAPE_ROW, PANEL, AXIS = 0.25, 0.40, 0.13, 1.25, 0.40
+GAP_X, LEGEND_ROW, LEGEND_GAP = 0.40, 0.17, 0.07
 COLUMNS = (3, 4, 5)  # how many panels may stand in a row
 
 MOST_LABELS = 10
@@ -21,6 +22,7 @@ FOLLOWED = 1.5  # a bar is drawn to this multiple of the greatest median or pred
 MEASURED = {"marker": "o", "markersize": 3.4, "color": style.INK, "linestyle": "none"}
 BAR = {"color": style.INK, "linewidth": 0.8}
 CLOSED_FORM = {"color": style.QUIET, "linewidth": 0.9, "linestyle": (0, (1, 1.5))}
+LIMIT = {"color": style.QUIET, "linewidth": 0.7, "linestyle": (0, (7, 3))}
 MEASURED_BEST = {"marker": "o", "markersize": 8.0, "markerfacecolor": "none",
                  "markeredgecolor": style.INK, "markeredgewidth": 1.0, "linestyle": "none"}
 
@@ -47,9 +49,36 @@ def rows_of(regime: Regime, columns: int) -> int:
     return math.ceil(len(regime.layers) / columns)
 
 
+@dataclass(frozen=True)
+class Grid:
+    """What all panels of a page share; lengths in inches."""
+
+    columns: int
+    shape_lines: int  # above each panel
+    degrees: list[int]  # on the axis; those that a layer was not run with stay empty
+
+    def width(self) -> float:
+        return panel_width(self.columns)
+
+    def words_row(self) -> float:
+        return WORDS_ROW + SHAPE_ROW * self.shape_lines
+
+
+def panel_width(columns: int) -> float:
+    return (ROW_WIDTH - GAP_X * (columns - 1)) / columns
+
+
+def grid_of(validation: Validation) -> Grid:
+    columns, layers = columns_of(validation), validation.layers()
+    width = 72 * panel_width(columns)
+    return Grid(columns, max(len(shape_lines(layer, width)) for layer in layers),
+                sorted({degree for layer in layers for degree in layer.points}))
+
+
 def panels_height(validation: Validation) -> float:
-    rows = [rows_of(regime, columns_of(validation)) for regime in validation.regimes]
-    return HEADING_ROW * len(rows) + (WORDS_ROW + PANEL + AXIS) * sum(rows)
+    grid = grid_of(validation)
+    rows = [rows_of(regime, grid.columns) for regime in validation.regimes]
+    return HEADING_ROW * len(rows) + (grid.words_row() + PANEL + AXIS) * sum(rows)
 
 
 # Words.
@@ -57,13 +86,22 @@ def panels_height(validation: Validation) -> float:
 
 def link_words(regime: Regime) -> str:
     found = re.fullmatch(r"alpha=([^,]+),beta=([^,]+)", regime.link)
-    words = f"alpha {found[1]}, beta {found[2]} s/byte" if found else regime.link
-    return f"emulated link: {words}" if words else ""
+    return f"alpha {found[1]}, beta {found[2]} s/byte" if found else regime.link
 
 
-def shape_words(layer: Layer) -> str:
-    return ", ".join(phrases(layer.shape, ("tokens_per_rank", "T {}"), ("model_dim", "M {}"),
-                             ("hidden_dim", "H {}"), ("num_experts", "E {}"), ("top_k", "top-{}")))
+def regime_words(regime: Regime) -> str:
+    said = {"communicator": regime.communicator, "emulated link": link_words(regime)}
+    return "; ".join(f"{name}: {words}" for name, words in said.items() if words)
+
+
+def shape_lines(layer: Layer, width: float) -> list[str]:
+    """One line, or two where one takes more than so many points: the tensors', the experts'."""
+    parts = [", ".join(phrases(layer.shape, *part)) for part in (
+        (("tokens_per_rank", "T {}"), ("model_dim", "M {}"), ("hidden_dim", "H {}")),
+        (("num_experts", "E {}"), ("top_k", "top-{}")))]
+    parts = list(filter(None, parts))
+    line = ", ".join(parts)
+    return [line] if style.text_width(line, style.SMALL) <= width else parts
 
 
 def outcome_words(layer: Layer) -> str:
@@ -79,6 +117,8 @@ def outcome_words(layer: Layer) -> str:
 def draw_curves(axes, layer: Layer, place: int, places: list[int], top: float) -> None:
     """In milliseconds; bars end at `top` with a tip upwards when they are longer."""
     points = list(layer.points.values())
+    if layer.limit() is not None:
+        axes.axhline(1e3 * layer.limit(), zorder=1, **LIMIT)
     axes.plot(places, [1e3 * point.closed_form for point in points], zorder=3, **CLOSED_FORM)
     axes.plot(places, [1e3 * point.predicted for point in points], zorder=2,
               **predicted_look(place))
@@ -104,8 +144,10 @@ def time_limits(layer: Layer) -> tuple[float, float, float]:
     lowest = 1e3 * min(min(point.least, point.predicted, point.closed_form, point.measured)
                        for point in points)
     top = max(highest, min(FOLLOWED * highest, 1e3 * max(point.most for point in points)))
-    room = max(top - lowest, 0.1 * top)
-    return lowest - 0.16 * room, top + 0.06 * room, top
+    limits = [] if layer.limit() is None else [1e3 * layer.limit()]
+    lowest, greatest = min([lowest, *limits]), max([top, *limits])
+    room = max(greatest - lowest, 0.1 * greatest)
+    return lowest - 0.16 * room, greatest + 0.06 * room, top
 
 
 def draw_panel(axes, layer: Layer, place: int, degrees: list[int]) -> None:
@@ -119,19 +161,21 @@ def draw_panel(axes, layer: Layer, place: int, degrees: list[int]) -> None:
     axes.yaxis.get_major_locator().set_params(nbins=5)
 
 
-def draw_words(axes, layer: Layer, width: float) -> None:
-    """Above a panel that is so many points wide."""
-    for text, above, size, look in (
-            (layer.name, 26, style.TEXT, {"weight": "bold"}),
-            (shape_words(layer), 16.5, style.SMALL, {"color": style.QUIET}),
-            (outcome_words(layer), 7, style.SMALL, {"color": style.INK})):
+def draw_words(axes, layer: Layer, grid: Grid) -> None:
+    """Above a panel: name, shape, outcome."""
+    width = 72 * grid.width()
+    shape = [(line, style.SMALL, {"color": style.QUIET}) for line in shape_lines(layer, width)]
+    above = 16.5 + 72 * SHAPE_ROW * grid.shape_lines  # points
+    for text, size, look in ((layer.name, style.TEXT, {"weight": "bold"}), *shape,
+                             (outcome_words(layer), style.SMALL, {"color": style.INK})):
         axes.annotate(style.shortened(text, size, width, look.get("weight", "normal")), (0, 1),
                       (0, above), xycoords="axes fraction", textcoords="offset points",
                       fontsize=size, **look)
+        above -= 72 * SHAPE_ROW
 
 
 def draw_heading(page: Page, regime: Regime, place: int) -> None:
-    """The regime's mark, its name, and its link beside it."""
+    """The regime's mark, its name, and its communicator and link beside it."""
     y = page.take(HEADING_ROW)
     across = LEFT / WIDTH
     size = style.TEXT + 1
@@ -140,19 +184,17 @@ def draw_heading(page: Page, regime: Regime, place: int) -> None:
     page.figure.add_artist(Line2D([across + 4 / 72 / WIDTH], [y + 0.065 / page.height],
                                   transform=page.figure.transFigure, **marks(place)))
     indent = 12 + style.text_width(name, size, "bold") + 10
-    link = style.shortened(link_words(regime), style.TEXT, ROW_POINTS - indent)
-    page.figure.text(across + indent / 72 / WIDTH, y, link, va="bottom", color=style.QUIET)
+    words = style.shortened(regime_words(regime), style.TEXT, ROW_POINTS - indent)
+    page.figure.text(across + indent / 72 / WIDTH, y, words, va="bottom", color=style.QUIET)
 
 
-def draw_row(page: Page, layers: list[Layer], place: int, degrees: list[int],
-             columns: int) -> None:
-    width = (ROW_WIDTH - GAP_X * (columns - 1)) / columns
-    page.take(WORDS_ROW)
+def draw_row(page: Page, layers: list[Layer], place: int, grid: Grid) -> None:
+    page.take(grid.words_row())
     bottom = page.take(PANEL)
     for column, layer in enumerate(layers):
-        axes = page.panel(column * (width + GAP_X), width, PANEL, bottom)
-        draw_panel(axes, layer, place, degrees)
-        draw_words(axes, layer, width * 72)
+        axes = page.panel(column * (grid.width() + GAP_X), grid.width(), PANEL, bottom)
+        draw_panel(axes, layer, place, grid.degrees)
+        draw_words(axes, layer, grid)
         axes.set_xlabel("pipeline degree", color=style.QUIET, labelpad=2)
         if column == 0:
             axes.set_ylabel("makespan (ms)", color=style.QUIET, labelpad=3)
@@ -160,17 +202,28 @@ def draw_row(page: Page, layers: list[Layer], place: int, degrees: list[int],
 
 
 def draw_panels(page: Page, validation: Validation) -> None:
-    """All on one axis of degrees; those that a layer was not run with stay empty."""
-    degrees = sorted({degree for layer in validation.layers() for degree in layer.points})
-    columns = columns_of(validation)
+    grid = grid_of(validation)
     for place, regime in enumerate(validation.regimes):
         draw_heading(page, regime, place)
-        for first in range(0, len(regime.layers), columns):
-            draw_row(page, regime.layers[first:first + columns], place, degrees, columns)
+        for first in range(0, len(regime.layers), grid.columns):
+            draw_row(page, regime.layers[first:first + grid.columns], place, grid)
 
 
-def draw_panel_legend(page: Page) -> None:
-    page.legend(PANEL_LEGEND_ROW, [
+# The legend of all panels.
+
+
+def has_limits(validation: Validation) -> bool:
+    return any(layer.limit() is not None for layer in validation.layers())
+
+
+def panel_legend_height(validation: Validation) -> float:
+    return LEGEND_GAP + LEGEND_ROW * (2 if has_limits(validation) else 1)
+
+
+def draw_panel_legend(page: Page, validation: Validation) -> None:
+    """Limits have a row of their own: beside the others there is no room."""
+    page.take(LEGEND_GAP)
+    page.legend(LEGEND_ROW, [
         Line2D([], [], label="measured: median", **MEASURED),
         Line2D([], [], label="least to most (with tip: more)", marker="|", markersize=9,
                markeredgewidth=0.8, color=style.INK, linestyle="none"),
@@ -178,3 +231,6 @@ def draw_panel_legend(page: Page) -> None:
         Line2D([], [], label="predicted (colour: regime)", **predicted_look(0)),
         Line2D([], [], label="predicted best", **predicted_best_look(0)),
         Line2D([], [], label="closed form", **CLOSED_FORM)])
+    if has_limits(validation):
+        page.legend(LEGEND_ROW, [
+            Line2D([], [], label="limit: the longer of compute and communication", **LIMIT)])

@@ -9,7 +9,7 @@ from results import (LARGEST, InputError, cell, count, member, number, parse_jso
 from study_results import fastest
 
 LEAST_S = 1e-9
-MOST_LAYERS = 100
+MOST_LAYERS = 100  # those of all regimes
 ROUNDING = 1e-6  # between an error in the summary and the same one of the points
 DEVICES = ("device", "gpu", "cpu")  # names among the versions, the first there is
 
@@ -23,6 +23,7 @@ class Point:
     measured: float
     least: float  # measured
     most: float
+    limit: float | None  # of the whole layer; None when the results do not tell it
 
     def error(self) -> float:
         """Of the prediction, as a share of the measurement."""
@@ -43,6 +44,20 @@ class Layer:
     regret_closed_form: float  # of the closed form's best
     regret_degree_1: float
 
+    def limit(self) -> float | None:
+        """The longer of computing and communicating in each phase, in seconds."""
+        return next(iter(self.points.values())).limit
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Regime and degree for a layer that stands in several regimes: what the prediction prefers
+    costs `regret` over the measured best, as a share of that one's time."""
+
+    layer: str
+    regret: float
+    regret_closed_form: float
+
 
 @dataclass(frozen=True)
 class Errors:
@@ -56,9 +71,10 @@ class Errors:
 
 @dataclass(frozen=True)
 class Regime:
-    """Layers over one link, at least one."""
+    """Layers over one communicator and link, at least one; each name stands once."""
 
     name: str
+    communicator: str  # empty when the results do not name it
     link: str  # emulated; empty for a real one
     errors: Errors
     layers: list[Layer]
@@ -78,6 +94,7 @@ class Validation:
     configuration: dict
     errors: Errors
     regimes: list[Regime]
+    choices: list[Choice]  # one for each layer of several regimes, or none
 
     def layers(self) -> list[Layer]:
         return [layer for regime in self.regimes for layer in regime.layers]
@@ -96,6 +113,8 @@ class Validation:
 
 # Points.
 
+Points = dict[str, dict[str, dict[int, Point]]]  # by regime, layer and degree
+
 
 def makespan(row: dict[str, str], name: str) -> float:
     return number(row, name, LEAST_S)
@@ -105,7 +124,8 @@ def read_point(row: dict[str, str]) -> Point:
     point = Point(predicted=makespan(row, "predicted_makespan_s"),
                   closed_form=makespan(row, "closed_form_makespan_s"),
                   measured=makespan(row, "measured_makespan_s"),
-                  least=makespan(row, "measured_min_s"), most=makespan(row, "measured_max_s"))
+                  least=makespan(row, "measured_min_s"), most=makespan(row, "measured_max_s"),
+                  limit=makespan(row, "limit_s") if "limit_s" in row else None)
     if point.least > point.most:
         raise InputError("measured_min_s must be at most measured_max_s")
     return point
@@ -118,15 +138,12 @@ def name_of(row: dict[str, str], column: str) -> str:
     return name
 
 
-def read_points(path: str) -> dict[str, dict[str, dict[int, Point]]]:
-    """Points by regime, layer and degree; each in order of first appearance."""
-    regimes: dict[str, dict[str, dict[int, Point]]] = {}
-    regime_of: dict[str, str] = {}
+def read_points(path: str) -> Points:
+    """Regimes, layers and degrees in order of first appearance."""
+    regimes: Points = {}
     for line, row in enumerate(read_rows(path), start=2):
         with said_of(f"{path}: row {line}"):
             regime, layer = name_of(row, "regime"), name_of(row, "layer")
-            if regime_of.setdefault(layer, regime) != regime:
-                raise InputError(f"layer {layer} is in two regimes")
             points = regimes.setdefault(regime, {}).setdefault(layer, {})
             degree = count(row, "degree")
             if degree in points:
@@ -134,8 +151,9 @@ def read_points(path: str) -> dict[str, dict[str, dict[int, Point]]]:
             points[degree] = read_point(row)
     if not regimes:
         raise InputError(f"{path}: nothing to draw: there are no points")
-    if len(regime_of) > MOST_LAYERS:
-        raise InputError(f"{path}: {len(regime_of)} layers, a page holds {MOST_LAYERS}")
+    layers = sum(map(len, regimes.values()))
+    if layers > MOST_LAYERS:
+        raise InputError(f"{path}: {layers} layers, a page holds {MOST_LAYERS}")
     return regimes
 
 
@@ -167,9 +185,17 @@ def best_degree(record: dict, name: str, times: dict[int, float]) -> int:
     return degree
 
 
+def check_limit(points: list[Point]) -> None:
+    for point in points:
+        limit = points[0].limit
+        if limit is not None and abs(point.limit / limit - 1) > ROUNDING:
+            raise InputError("limit_s must be the same for all degrees")
+
+
 def read_layer(name: str, record: dict, shape: dict, points: dict[int, Point]) -> Layer:
     points = dict(sorted(points.items()))
     with said_of(f"layer {name}"):
+        check_limit(list(points.values()))
         predicted = best_degree(record, "predicted_best_degree",
                                 {degree: point.predicted for degree, point in points.items()})
         measured = best_degree(record, "measured_best_degree",
@@ -185,20 +211,98 @@ def tables(record: dict, name: str) -> dict[str, dict]:
             if isinstance(value, dict) and "name" in value} if isinstance(values, list) else {}
 
 
-def read_regime(name: str, summary: dict, described: dict,
+def records_of(summary: dict) -> dict[tuple[str, str], dict]:
+    """What the summary says of each layer, by regime and layer."""
+    records: dict[tuple[str, str], dict] = {}
+    for record in member(summary, "layers", list):
+        place = tuple(printable(member(record, name, str)) for name in ("regime", "layer"))
+        if records.setdefault(place, record) is not record:
+            raise InputError(f"layers: layer {place[1]} of regime {place[0]} stands twice")
+    return records
+
+
+def said_or_shared(described: dict, configuration: dict, name: str) -> str:
+    """A text of the regime, else of the whole configuration, else nothing."""
+    texts = (table.get(name) for table in (described, configuration))
+    return next((printable(text) for text in texts if isinstance(text, str)), "")
+
+
+def read_regime(name: str, summary: dict, configuration: dict,
                 points: dict[str, dict[int, Point]]) -> Regime:
-    records = {printable(record["layer"]): record for record in summary["layers"]}
-    for layer in points:
-        if layer not in records:
-            raise InputError(f"layer {layer} of points.csv is not among the layers")
-    shapes = tables(described, "layer")
-    layers = [read_layer(layer, records[layer], shapes.get(layer, {}), of_layer)
-              for layer, of_layer in points.items()]
+    described = tables(configuration, "regime").get(name, {})
+    shapes = tables(described, "layer") or tables(configuration, "layer")
+    records = records_of(summary)
     with said_of(f"regime {name}"):
+        for layer in points:
+            if (name, layer) not in records:
+                raise InputError(f"layer {layer} of points.csv is not among the layers")
+        layers = [read_layer(layer, records[name, layer], shapes.get(layer, {}), of_layer)
+                  for layer, of_layer in points.items()]
         errors = {printable(other): record for other, record in summary["regimes"].items()}
         errors = read_errors(errors.get(name),
                              [point for layer in layers for point in layer.points.values()])
-    return Regime(name, printable(described.get("link") or ""), errors, layers)
+    return Regime(name, said_or_shared(described, configuration, "communicator"),
+                  printable(described.get("link") or ""), errors, layers)
+
+
+# Choices of regime and degree.
+
+Places = dict[tuple[str, int], Point]  # one layer's points by regime and degree
+
+
+def in_several_regimes(points: Points) -> dict[str, Places]:
+    """The layers that stand in more than one."""
+    found: dict[str, Places] = {}
+    for regime, layers in points.items():
+        for layer, degrees in layers.items():
+            found.setdefault(layer, {}).update({(regime, degree): point
+                                                for degree, point in degrees.items()})
+    return {layer: places for layer, places in found.items()
+            if len({regime for regime, _ in places}) > 1}
+
+
+def preferred(record: dict, name: str, places: Places) -> Point:
+    """The point where `name`, a time of Point, is least; throws InputError unless the record says
+    so, too."""
+    regime = printable(member(record, f"{name}_regime", str))
+    degree = member(record, f"{name}_degree", int)
+    best = fastest({place: getattr(point, name) for place, point in places.items()})
+    if (regime, degree) not in best:
+        raise InputError(f"{name} is {regime} at {degree}, but {best[0][0]} at {best[0][1]} is "
+                         "the fastest in points.csv")
+    return places[regime, degree]
+
+
+def regret_of(record: dict, name: str, choice: Point, best: Point) -> float:
+    regret, expected = share(record, name), choice.measured / best.measured - 1
+    if abs(regret - expected) > ROUNDING * (1 + expected):
+        raise InputError(f"{name} is {regret:g}, but {expected:g} of points.csv")
+    return regret
+
+
+def read_choice(layer: str, record: dict, places: Places) -> Choice:
+    with said_of(f"layer {layer}"):
+        best = preferred(record, "measured", places)
+        predicted = preferred(record, "predicted", places)
+        closed_form = preferred(record, "closed_form", places)
+        return Choice(layer, regret_of(record, "regret", predicted, best),
+                      regret_of(record, "regret_closed_form", closed_form, best))
+
+
+def read_choices(summary: dict, points: Points) -> list[Choice]:
+    """None when the summary has no such list."""
+    if "choices" not in summary:
+        return []
+    several = in_several_regimes(points)
+    with said_of("choices"):
+        records = {printable(member(record, "layer", str)): record
+                   for record in member(summary, "choices", list)}
+        if len(records) != len(summary["choices"]) or set(records) != set(several):
+            raise InputError("they must be of every layer in several regimes, once each")
+        return [read_choice(layer, records[layer], places) for layer, places in several.items()]
+
+
+# The whole.
 
 
 def check_provenance(made: dict) -> None:
@@ -214,23 +318,21 @@ def device_of(made: dict) -> str:
     return next((versions[name] for name in DEVICES if versions.get(name)), "")
 
 
-def summary_of(text: bytes, points: dict[str, dict[str, dict[int, Point]]]) -> Validation:
+def summary_of(text: bytes, points: Points) -> Validation:
     """The validation that a summary and its points tell of."""
     summary = parse_json(text)
     made = member(summary, "provenance", dict)
     check_provenance(made)
     configuration = member(made, "configuration", dict)
     member(summary, "regimes", dict)
-    for record in member(summary, "layers", list):
-        member(record, "layer", str)
-    described = tables(configuration, "regime")
-    regimes = [read_regime(name, summary, described.get(name, {}), of_regime)
+    regimes = [read_regime(name, summary, configuration, of_regime)
                for name, of_regime in points.items()]
     with said_of("all"):
         errors = read_errors(summary.get("all"), [p for one in regimes for p in one.points()])
     return Validation(name=printable(member(configuration, "name", str)),
                       host=printable(made["host"]), device=device_of(made), provenance=made,
-                      configuration=configuration, errors=errors, regimes=regimes)
+                      configuration=configuration, errors=errors, regimes=regimes,
+                      choices=read_choices(summary, points))
 
 
 def read_validation(folder: str) -> Validation:

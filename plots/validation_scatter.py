@@ -7,7 +7,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from page import ROW_POINTS, TEXT_ROW, Page, tidy
 from results import percent
-from validation_results import Errors, Layer, Validation
+from validation_results import Choice, Errors, Layer, Validation
 
 # Inches.
 SCATTER, AXIS, BELOW = 2.9, 0.38, 0.06
@@ -15,14 +15,15 @@ TABLE_LEFT, TABLE_ROW, TEXT_GAP = 3.65, 0.185, 0.11
 
 # Points: right edges of the table's columns of numbers, from its left edge.
 COLUMNS = (205, 261, 317, 373)
-NAME_POINTS = 150
+CELL_POINTS = 41  # what a cell takes, left of its right edge
 
 CLOSED_FORM_WORDS = "Closed form: as if computing and communicating at once slowed neither."
 
 BAND, BAND_COLOUR = 0.10, "#E0E0E0"
 NARROWEST = 4.0  # least ratio of an axis' ends
 MOST_TICKS = 9
-ROWS = 6  # of the table, apart from the regimes
+ROWS = 6  # of the table, apart from those of regimes and of choices
+CHOICE_ROWS = 3
 TEXT_LINES = 3
 
 # The lengths have no common divisor: the first 56 regimes differ from each other.
@@ -90,6 +91,8 @@ def draw_scatter(axes, validation: Validation) -> None:
 def scatter_height(validation: Validation) -> float:
     """Inches of the row with scatter and table."""
     table = TABLE_ROW * (len(validation.regimes) + ROWS) + 2 * TEXT_GAP + TEXT_ROW * TEXT_LINES
+    if validation.choices:
+        table += TABLE_ROW * CHOICE_ROWS + TEXT_GAP
     return max(SCATTER + AXIS, table) + BELOW
 
 
@@ -107,9 +110,10 @@ class Table:
         """The middle of a new row, its cells at the right."""
         self.y += TABLE_ROW * 72
         middle = self.y - TABLE_ROW * 36
-        self.axes.text(14, middle, style.shortened(name, style.TEXT, NAME_POINTS), va="center",
-                       **look)
-        for right, text in zip(COLUMNS[-len(cells):], cells):
+        columns = COLUMNS[-len(cells):]
+        room = columns[0] - CELL_POINTS - 14
+        self.axes.text(14, middle, style.shortened(name, style.TEXT, room), va="center", **look)
+        for right, text in zip(columns, cells):
             self.axes.text(right, middle, text, ha="right", va="center", **look)
         return middle
 
@@ -144,6 +148,22 @@ def draw_regrets(table: Table, layers: list[Layer]) -> None:
     table.row("always 1", regret_cells([layer.regret_degree_1 for layer in layers]))
 
 
+def choice_cells(regrets: list[float]) -> list[str]:
+    mean, largest, _ = regret_cells(regrets)
+    return [mean, largest, f"{sum(regret <= 0.01 for regret in regrets)} of {len(regrets)}"]
+
+
+def draw_choices(table: Table, choices: list[Choice]) -> None:
+    """Of the layers in several regimes."""
+    table.row("what regime and degree cost over the best", ["mean", "largest", "within 1 %"],
+              color=style.QUIET)
+    table.rule()
+    table.row("predicted best", choice_cells([choice.regret for choice in choices]))
+    table.row("closed form's best", choice_cells([choice.regret_closed_form
+                                                  for choice in choices]))
+    table.y += TEXT_GAP * 72
+
+
 def draw_table(table: Table, validation: Validation) -> None:
     table.row("error of the makespan", ["points", "median", "p95", "largest"], color=style.QUIET)
     table.rule()
@@ -155,6 +175,8 @@ def draw_table(table: Table, validation: Validation) -> None:
     table.y += TEXT_GAP * 72
     draw_regrets(table, validation.layers())
     table.y += TEXT_GAP * 72
+    if validation.choices:
+        draw_choices(table, validation.choices)
     for line in style.wrapped(CLOSED_FORM_WORDS, style.TEXT, table.width - 14, TEXT_LINES):
         table.text(line)
 

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import validation
 from timeline_test import texts
-from validation_panels import columns_of, time_limits
+from validation_panels import columns_of, grid_of, shape_lines, time_limits
 from validation_results import read_validation
 from validation_scatter import log_ticks
 
@@ -32,6 +32,7 @@ PREDICTED = {"slow-link": (30.0, 20.0, 25.0), "fast-link": (10.0, 9.0, 8.0),
              "real-link": (2.0, 1.5, 1.6)}
 MEASURED = {"slow-link": (30.3, 21.0, 25.0), "fast-link": (10.0, 8.0, 10.0),
             "real-link": (1.5, 1.6, 2.0)}
+LIMITS = {"slow-link": 18.0, "fast-link": 7.0, "real-link": 1.2}
 LINKS = {"slow-link": "alpha=1ms,beta=1e-8", "fast-link": "alpha=0.5ms,beta=1e-9"}
 
 
@@ -40,6 +41,7 @@ def points_of(regime, layers):
     return [{"regime": regime, "layer": f"{regime}-{layer}", "degree": degree,
              "predicted_forward_s": predicted / 3e3, "predicted_makespan_s": predicted / 1e3,
              "closed_form_makespan_s": 0.98 * predicted / 1e3, "predicted_hidden": 0.5,
+             "limit_s": LIMITS[regime] / 1e3,
              "measured_forward_s": measured / 3e3, "measured_makespan_s": measured / 1e3,
              "measured_min_s": 0.95 * measured / 1e3, "measured_max_s": 1.2 * measured / 1e3,
              "measured_hidden": 0.4, "relative_error": predicted / measured - 1}
@@ -96,6 +98,34 @@ def results(layers):
                               "regime": [described(*one) for one in layers.items()]}}}
 
 
+def renamed(value, old, new):
+    """Rows or a summary with another layer's name."""
+    if isinstance(value, dict):
+        return {key: renamed(part, old, new) for key, part in value.items()}
+    if isinstance(value, list):
+        return [renamed(part, old, new) for part in value]
+    return new if value == old else value
+
+
+def results_of_choices():
+    """Layers a and b in a slow and a fast regime. Predicted is the fast one at 4 and 10 ms, best is
+    the same at 2 and 8 ms; the closed form prefers that, too, for layer b, and 4 for layer a."""
+    rows, summary = results({"slow-link": 2, "fast-link": 2})
+    for layer, name in enumerate("ab"):
+        for regime in ("slow-link", "fast-link"):
+            rows = renamed(rows, f"{regime}-{layer}", name)
+            summary = renamed(summary, f"{regime}-{layer}", name)
+    next(row for row in rows if (row["regime"], row["layer"], row["degree"]) ==
+         ("fast-link", "b", 2))["closed_form_makespan_s"] = 0.007
+    summary["choices"] = [
+        {"layer": name, "predicted_regime": "fast-link", "predicted_degree": 4,
+         "closed_form_regime": "fast-link", "closed_form_degree": closed_form,
+         "measured_regime": "fast-link", "measured_degree": 2, "regret": 0.25,
+         "regret_closed_form": regret} for name, closed_form, regret in (("a", 4, 0.25),
+                                                                         ("b", 2, 0.0))]
+    return rows, summary
+
+
 THREE = {"slow-link": 1, "fast-link": 1, "real-link": 1}
 
 
@@ -132,6 +162,21 @@ class ValidationTest(unittest.TestCase):
     def draw_texts(self):
         found = texts(self.draw())
         return found, " ".join(found)
+
+    def read(self):
+        return read_validation(str(self.write()))
+
+    def configuration(self):
+        return self.summary["provenance"]["configuration"]
+
+    def without_limits(self):
+        self.rows = [{key: row[key] for key in row if key != "limit_s"} for row in self.rows]
+
+    def drawn_levels(self):
+        """The heights, in milliseconds, of the horizontal lines from edge to edge of panels."""
+        lines = [line for axes in validation.draw(self.read()).axes for line in axes.lines]
+        return [round(line.get_ydata()[0], 9) for line in lines
+                if list(line.get_xdata()) == [0, 1] and line.get_ydata()[0] == line.get_ydata()[1]]
 
     def check_refused(self, message, *arguments):
         """Status 2, one line that holds `message`, and no picture."""
@@ -186,6 +231,15 @@ class PictureTest(ValidationTest):
         for error in ("4.8 %", "20.0 %", "33.3 %"):
             self.assertIn(error, found)
 
+    def test_regimes_name_their_communicators(self):
+        self.assertNotIn("communicator", self.draw_texts()[1])
+        self.configuration()["communicator"] = "shared one"
+        self.configuration()["regime"][1]["communicator"] = "its own"
+        found, _ = self.draw_texts()
+        self.assertIn("communicator: shared one; emulated link: alpha 1ms, beta 1e-8 s/byte", found)
+        self.assertIn("communicator: its own; emulated link: alpha 0.5ms, beta 1e-9 s/byte", found)
+        self.assertIn("communicator: shared one", found)  # over the real link
+
     def test_costs_of_degrees_are_told(self):
         found, _ = self.draw_texts()
         # Layers lose 0, 25 and 6.67 % with the predicted best, 44.3, 25 and 0 % with 1.
@@ -199,6 +253,56 @@ class PictureTest(ValidationTest):
         for text in ("slow-link-0", "best 2, as predicted", "best 2, predicted 4: +25.0 %",
                      "best 1, predicted 2: +6.7 %"):
             self.assertIn(text, found)
+
+    def test_regimes_share_a_list_of_layers(self):
+        """But not the regime that has a list of its own."""
+        described = self.configuration()["regime"]
+        self.configuration()["layer"] = described[0].pop("layer") + described[1].pop("layer")
+        self.configuration()["layer"].append({"name": "real-link-0", "top_k": 9})
+        self.assertEqual(self.draw_texts()[0].count("T 1024, M 256, H 512, E 4, top-2"), 3)
+        described[2]["layer"] = []
+        found, _ = self.draw_texts()
+        self.assertEqual(found.count("T 1024, M 256, H 512, E 4, top-2"), 2)
+        self.assertIn("top-9", found)
+
+    def test_a_layer_may_stand_in_two_regimes(self):
+        self.rows, self.summary = results_of_choices()
+        regimes = self.read().regimes
+        self.assertEqual([[layer.name for layer in regime.layers] for regime in regimes],
+                         [["a", "b"], ["a", "b"]])
+        self.assertEqual([regime.layers[0].points[1].measured for regime in regimes],
+                         [0.0303, 0.01])
+        found, text = self.draw_texts()
+        self.assertIn("12 makespans of 2 layers in 2 regimes,", text)
+        self.assertEqual((found.count("a"), found.count("b")), (2, 2))
+        self.assertEqual(found.count("best 2, as predicted"), 2)
+        self.assertEqual(found.count("best 2, predicted 4: +25.0 %"), 2)
+
+    def test_limits_are_lines_in_panels(self):
+        self.assertEqual(self.drawn_levels(), [18.0, 7.0, 1.2])
+        self.assertIn("limit: the longer of compute and communication", self.draw_texts()[0])
+
+    def test_results_without_limits_are_drawn(self):
+        self.without_limits()
+        self.assertEqual(self.drawn_levels(), [])
+        self.assertNotIn("limit:", self.draw_texts()[1])
+
+    def test_costs_of_choices_are_told(self):
+        self.rows, self.summary = results_of_choices()
+        found, _ = self.draw_texts()
+        start = found.index("what regime and degree cost over the best")
+        self.assertEqual(found[start:start + 12], [
+            "what regime and degree cost over the best", "mean", "largest", "within 1 %",
+            "predicted best", "25.0 %", "25.0 %", "0 of 2",
+            "closed form's best", "12.5 %", "25.0 %", "1 of 2"])
+
+    def test_results_without_choices_are_drawn(self):
+        self.assertNotIn("regime and degree", self.draw_texts()[1])
+        self.summary["choices"] = []
+        self.assertNotIn("regime and degree", self.draw_texts()[1])
+        self.rows, self.summary = results_of_choices()
+        del self.summary["choices"]
+        self.assertNotIn("regime and degree", self.draw_texts()[1])
 
     def test_many_layers_and_degrees(self):
         self.rows, self.summary = results({"slow-link": 8, "fast-link": 7, "real-link": 5})
@@ -242,6 +346,38 @@ class LayoutTest(ValidationTest):
         self.assertEqual(self.columns({"slow-link": 4, "fast-link": 4, "real-link": 4}), 4)
         self.assertEqual(self.columns({"slow-link": 5}), 5)
         self.assertEqual(self.columns({"slow-link": 7}), 4)
+
+    def test_shapes_in_narrow_panels_take_two_lines(self):
+        self.rows, self.summary = results({"slow-link": 3})
+        one, line = grid_of(self.read()), "T 1024, M 256, H 512, E 4, top-2"
+        self.assertEqual(one.shape_lines, 1)
+        self.rows, self.summary = results({"slow-link": 9, "fast-link": 9})
+        for regime in self.configuration()["regime"]:
+            regime["layer"][0] |= {"tokens_per_rank": 16384, "model_dim": 2048}
+        two = grid_of(self.read())
+        self.assertEqual((two.columns, two.shape_lines), (5, 2))
+        self.assertGreater(two.words_row(), one.words_row())
+        layers = self.read().regimes[1].layers
+        self.assertEqual(shape_lines(layers[0], 72 * two.width()),
+                         ["T 16384, M 2048, H 512", "E 4, top-2"])
+        self.assertEqual(shape_lines(layers[1], 72 * one.width()), [line])
+        found, _ = self.draw_texts()
+        self.assertFalse([text for text in found if text.startswith("T ") and "…" in text])
+
+    def test_axes_include_the_limit(self):
+        def ends():
+            low, high, top = time_limits(self.read().regimes[0].layers[0])
+            self.assertAlmostEqual(top, 1.2 * 30.3)  # where bars end; whatever the limit
+            return low, high
+        for limit in (1.0, 18.0, 90.0):
+            for row in self.rows[:3]:
+                row["limit_s"] = limit / 1e3
+            low, high = ends()
+            self.assertLess(low, limit)
+            self.assertGreater(high, limit)
+        self.without_limits()
+        # From 20 ms of the closed form's 0.98 up: 19.6 - 0.16 * (36.36 - 19.6).
+        self.assertAlmostEqual(ends()[0], 16.9184)
 
     def test_one_slow_repeat_does_not_flatten_a_panel(self):
         layer = read_validation(str(self.write())).regimes[0].layers[0]
@@ -291,7 +427,10 @@ class BadInputTest(ValidationTest):
                 ("points.csv: row 3: degree is 0, must be", {"degree": 0}),
                 ("degree is 1.5, must be an integer", {"degree": 1.5}),
                 ("layer slow-link-0, degree 1 stands twice", {"degree": 1}),
-                ("layer fast-link-0 is in two regimes", {"layer": "fast-link-0"}),
+                ("regime slow-link: layer fast-link-0 of points.csv is not among",
+                 {"layer": "fast-link-0"}),
+                ("limit_s is 0,", {"limit_s": 0}), ("limit_s is empty", {"limit_s": ""}),
+                ("layer slow-link-0: limit_s must be the same for all", {"limit_s": 0.0181}),
                 ("layer is empty", {"layer": ""}), ("regime is empty", {"regime": " "}),
                 ("predicted_makespan_s is nan", {"predicted_makespan_s": "nan"}),
                 ("measured_makespan_s is 0,", {"measured_makespan_s": 0}),
@@ -311,6 +450,9 @@ class BadInputTest(ValidationTest):
     def test_more_layers_than_a_page_holds(self):
         self.rows, self.summary = results({"slow-link": 101})
         self.check_bad_results("101 layers, a page holds 100")
+        self.rows, self.summary = results({"slow-link": 51, "fast-link": 50})
+        self.rows = [row | {"layer": row["layer"][-2:]} for row in self.rows]
+        self.check_bad_results("101 layers, a page holds 100")
 
     def test_malformed_summaries(self):
         for message, path, value in (
@@ -319,7 +461,10 @@ class BadInputTest(ValidationTest):
                 ("notes must hold texts", ("provenance", "notes"), [1]),
                 ("name is missing", ("provenance", "configuration", "name"), 7),
                 ("layers is missing", ("layers",), {}),
-                ("layer is missing", ("layers", 0), 3),
+                ("regime is missing", ("layers", 0), 3),
+                ("layer is missing", ("layers", 0, "layer"), 3),
+                ("regime slow-link: layer slow-link-0 of points.csv is not among",
+                 ("layers", 0, "regime"), "other"),
                 ("slow-link-0 of points.csv is not among", ("layers", 0, "layer"), "other"),
                 ("layer slow-link-0: regret must be", ("layers", 0, "regret"), float("nan")),
                 ("regret is missing", ("layers", 0, "regret"), "0"),
@@ -333,6 +478,40 @@ class BadInputTest(ValidationTest):
                     record = record[key]
                 record[path[-1]] = value
                 self.check_bad_results(message)
+
+    def test_a_layer_that_the_summary_has_twice(self):
+        self.summary["layers"].append(dict(self.summary["layers"][0]))
+        self.check_bad_results("layers: layer slow-link-0 of regime slow-link stands twice")
+
+    def test_malformed_choices(self):
+        def first(**values):
+            return lambda choices: choices[0].update(values)
+        for message, change in (
+                ("choices: they must be of every layer in several regimes",
+                 lambda choices: choices.pop()),
+                ("they must be of every layer", lambda choices: choices.append(choices[0])),
+                ("they must be of every layer", first(layer="c")),
+                ("choices: layer is missing", first(layer=7)),
+                ("layer a: predicted_regime is missing", first(predicted_regime=None)),
+                ("layer a: closed_form_degree is missing", first(closed_form_degree="4")),
+                ("layer a: predicted is fast-link at 2, but fast-link at 4 is the fastest",
+                 first(predicted_degree=2)),
+                ("closed_form is slow-link at 4, but fast-link at 4 is",
+                 first(closed_form_regime="slow-link")),
+                ("measured is fast-link at 8, but fast-link at 2 is", first(measured_degree=8)),
+                ("regret is 0.2, but 0.25 of points.csv", first(regret=0.2)),
+                ("regret_closed_form is 0, but 0.25 of", first(regret_closed_form=0)),
+                ("regret must be a number of at least 0", first(regret=-0.25))):
+            with self.subTest(message=message):
+                self.rows, self.summary = results_of_choices()
+                change(self.summary["choices"])
+                self.check_bad_results(message)
+
+    def test_choices_that_are_no_list_or_of_layers_in_one_regime(self):
+        self.summary["choices"] = {}
+        self.check_bad_results("choices is missing or malformed")
+        self.summary["choices"] = [{"layer": "slow-link-0"}]
+        self.check_bad_results("choices: they must be of every layer in several regimes")
 
     def test_a_summary_that_is_no_json(self):
         path = self.write()
