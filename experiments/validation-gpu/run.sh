@@ -61,7 +61,7 @@ capacity="--set layer.capacity_factor=1.25"
 dropless="--set layer.capacity_factor=dropless"
 
 numerics_of_one() {
-  shapes staged nccl elided | verify 1
+  shapes staged nccl nccl-zero-cta elided | verify 1
   for ranks in 2 4; do skewed staged "$capacity" | verify $ranks; done
 }
 numerics_of_several() {

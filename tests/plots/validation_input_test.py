@@ -10,7 +10,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from timeline_test import texts
 from validation_fixture import THREE, ValidationTest, results, results_of_choices
 
 
