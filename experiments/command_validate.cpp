@@ -81,7 +81,7 @@ class Run {
   fs::path output_;
   std::optional<Journal> journal_;  // on rank 0
   std::vector<ValidationPoint> finished_;
-  std::map<std::string, std::string> versions_;
+  std::map<std::string, std::string> versions_;  // where regimes differ: each
 };
 
 std::string Run::header() const {
@@ -171,7 +171,10 @@ void Run::measure_layer(const Regime& regime, const MoeLayer& layer, const Clust
                                        {.warm_up = validation_.warm_up,
                                         .repeats = validation_.repeats,
                                         .rounds = std::min(validation_.repeats, kRounds)});
-  versions_ = backend->versions();
+  for (const auto& [what, version] : backend->versions()) {
+    std::string& known = versions_[what];
+    if (known.find(version) == std::string::npos) known += (known.empty() ? "" : "; ") + version;
+  }
   for (std::size_t i = 0; i < graphs.size(); ++i) {
     finished_.push_back(with_measurement(predicted[i], timelines[i]));
     if (speaks()) journal_->append(to_json_line(finished_.back()));

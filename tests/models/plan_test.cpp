@@ -1,6 +1,7 @@
 #include "models/plan.hpp"
 
 #include <catch2/catch.hpp>
+#include <random>
 
 #include "models/analytic.hpp"
 #include "models/error.hpp"
@@ -126,4 +127,37 @@ TEST_CASE("the binding term is the larger branch of the closed form", "[models][
   layer.hidden_dim = 65536;  // hardly any communication
   CHECK(make_plan(layer, cluster).forward.chosen.binding == Binding::Compute);
   CHECK(make_plan(layer, cluster, 1).forward.chosen.binding == Binding::Serial);
+}
+
+TEST_CASE("no degree undercuts the limit, which chunks without start-up reach", "[models][plan]") {
+  std::mt19937_64 random(17);
+  for (int i = 0; i < 200; ++i) {
+    const MoeLayer layer = random_layer(random, 16);
+    Cluster cluster = authors_cluster(16);
+    cluster.gemm.emplace(layer.dtype, cluster.gemm_fit(Dtype::Fp32));
+    const Seconds limit = makespan_limit(layer, cluster);
+    const Plan plan = make_plan(layer, cluster);
+    CAPTURE(i);
+    REQUIRE(plan.iteration() >= limit * (1 - 1e-12));
+    cluster.all_to_all[16].model = AlphaBeta<Bytes>{Seconds{0}, {1e-10}};
+    cluster.gemm[layer.dtype].model = AlphaBeta<Flops>{Seconds{0}, {1e-13}};
+    const Seconds free_chunks = makespan_limit(layer, cluster);
+    const std::int64_t most = std::min<std::int64_t>(layer.slots(), 512);
+    // T(r) = max(2t, 2t/r + w): at most 2t/r above the limit in each phase.
+    const Seconds exchanges = pipeline_cost(layer, cluster, Phase::Forward).all_to_all_transfer;
+    const Seconds off = 2 * (2.0 / static_cast<double>(most)) * exchanges;
+    REQUIRE(make_plan(layer, cluster, most).iteration() >= free_chunks * (1 - 1e-12));
+    if (most > 1) {
+      REQUIRE(make_plan(layer, cluster, most).iteration() <= free_chunks + off * (1 + 1e-9));
+    }
+  }
+}
+
+TEST_CASE("a plan pipelines unless one chunk is best both ways", "[models][plan]") {
+  Cluster cluster = authors_cluster(64);
+  const MoeLayer layer = shipped_layer("pipemoe-example");
+  CHECK(make_plan(layer, cluster).pipelines());
+  CHECK_FALSE(make_plan(layer, cluster, 1).pipelines());
+  cluster.all_to_all[64].model = AlphaBeta<Bytes>{Seconds{1}, {3.84e-10}};
+  CHECK_FALSE(make_plan(layer, cluster).pipelines());
 }
