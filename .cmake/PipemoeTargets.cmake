@@ -2,7 +2,7 @@
 
 add_library(pipemoe_warnings INTERFACE)
 target_compile_options(pipemoe_warnings INTERFACE
-  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wno-missing-field-initializers -Wconversion -Wshadow -Wnon-virtual-dtor>
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wno-missing-field-initializers -Wno-restrict -Wconversion -Wshadow -Wnon-virtual-dtor>
   $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<BOOL:${PIPEMOE_WARNINGS_AS_ERRORS}>>:-Werror>)
 
 # pipemoe_library(<folder> <sources>...): the static library pipemoe::<folder>, installed with the

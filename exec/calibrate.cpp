@@ -24,6 +24,8 @@ namespace {
 
 /// Turns that the graphs of a layer take.
 constexpr int kRounds = 5;
+/// How many times as often exchanges are repeated: every task of every layer rests on their times.
+constexpr int kExchangeRepeats = 3;
 
 using Times = std::vector<double>;              // seconds, one a repeat
 using AloneTimes = std::map<TaskKey, Seconds>;  // medians of one graph on this rank
@@ -269,9 +271,10 @@ void Calibrator::record_overlap(const MoeLayer& layer, std::int64_t degree, cons
     }
     return of_ranks;
   };
+  const ExpertSizes sizes{layer.num_experts / group_.size(), layer.model_dim, layer.hidden_dim};
   const auto of_compute = medians(compute), of_communication = medians(communication);
   for (std::size_t rank = 0; rank < of_compute.size(); ++rank) {
-    result_.contention.push_back({layer.name, degree, static_cast<int>(rank), in_flight,
+    result_.contention.push_back({layer.name, sizes, degree, static_cast<int>(rank), in_flight,
                                   of_compute[rank], of_communication[rank]});
   }
 }
@@ -326,7 +329,7 @@ void Calibrator::measure_exchanges(ProcessGroup& group) {
   std::vector<Bytes> sizes;
   for (std::int64_t size = 4096; size < largest; size *= 2) sizes.push_back({size});
   sizes.push_back({std::max(largest, std::int64_t{8192})});
-  const auto measured = tools_.time_all_to_alls(group, sizes, options_.repeats);
+  const auto measured = tools_.time_all_to_alls(group, sizes, kExchangeRepeats * options_.repeats);
   for (std::size_t i = 0; i < sizes.size(); ++i) {
     points_.all_to_all[group.size()].push_back(
         record({"all_to_all", "", group.size(), sizes[i].amount(), "byte"},

@@ -62,6 +62,7 @@ struct CalibrationRow {
 /// How much one rank's experts and exchanges slowed each other in one layer's chunks.
 struct ContentionRow {
   std::string layer;
+  ExpertSizes sizes;
   std::int64_t degree = 1;
   int rank = 0;
   Bytes in_flight;  ///< a rank's, of the exchange beside which experts ran

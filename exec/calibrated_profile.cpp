@@ -73,23 +73,50 @@ void fill_links(const CalibrationPoints& points, Cluster& cluster) {
   cluster.nic = {{per_node * leaving_node / slope}, 1};
 }
 
-void fill_overlap(const CalibrationPoints& points, Cluster& cluster) {
+struct SlowdownPoints {
   std::vector<SlowdownPoint> compute, communication;
-  for (const ContentionRow& row : points.contention) {
+
+  void add(const ContentionRow& row) {
     if (row.compute) compute.push_back({row.in_flight, *row.compute});
     if (row.communication) communication.push_back({row.in_flight, *row.communication});
   }
-  if (compute.empty() || communication.empty()) return;
-  const auto range = [](const std::vector<SlowdownPoint>& all) {
+  bool complete() const { return !compute.empty() && !communication.empty(); }
+};
+
+std::vector<ExpertOverlap> overlap_by_experts(const CalibrationPoints& points, int ranks) {
+  std::vector<std::pair<ExpertSizes, SlowdownPoints>> by_sizes;
+  for (const ContentionRow& row : points.contention) {
+    auto found = std::find_if(by_sizes.begin(), by_sizes.end(),
+                              [&](const auto& one) { return one.first == row.sizes; });
+    if (found == by_sizes.end()) found = by_sizes.insert(found, {row.sizes, {}});
+    found->second.add(row);
+  }
+  const auto together = static_cast<std::size_t>(ranks);  // a point for each number of bytes
+  std::vector<ExpertOverlap> experts;
+  for (const auto& [sizes, of] : by_sizes) {
+    if (!of.complete()) continue;
+    experts.push_back({sizes, slowdown_by_bytes(of.compute, together),
+                       slowdown_by_bytes(of.communication, together)});
+  }
+  return experts;
+}
+
+void fill_overlap(const CalibrationPoints& points, int ranks, Cluster& cluster) {
+  constexpr std::size_t kTogether = 6;
+  SlowdownPoints all;
+  for (const ContentionRow& row : points.contention) all.add(row);
+  if (!all.complete()) return;
+  const auto range = [](const std::vector<SlowdownPoint>& of) {
     const auto [least, most] = std::minmax_element(
-        all.begin(), all.end(), [](const auto& a, const auto& b) { return a.factor < b.factor; });
+        of.begin(), of.end(), [](const auto& a, const auto& b) { return a.factor < b.factor; });
     return fmt::format("{:.3f} to {:.3f}", least->factor, most->factor);
   };
   cluster.overlap = Overlap{
-      slowdown_by_bytes(compute), slowdown_by_bytes(communication),
+      slowdown_by_bytes(all.compute, kTogether), slowdown_by_bytes(all.communication, kTogether),
       fmt::format("pipemoe calibrate, experts under exchanges: medians over layers, degrees and "
-                  "ranks; compute {}, communication {}",
-                  range(compute), range(communication))};
+                  "ranks, of each layer's experts over ranks; compute {}, communication {}",
+                  range(all.compute), range(all.communication)),
+      overlap_by_experts(points, ranks)};
 }
 
 }  // namespace
@@ -114,7 +141,7 @@ Cluster calibrated_profile(const CalibrationPoints& points, Dtype dtype,
   cluster.gpu = tools.device;
   fill_fits(points, dtype, tools, options, group.size(), cluster);
   fill_links(points, cluster);
-  fill_overlap(points, cluster);
+  fill_overlap(points, group.size(), cluster);
   return cluster;
 }
 

@@ -48,10 +48,10 @@ TaskGraph serial_chunks(const MoeLayer& layer, std::int64_t num_ranks, std::int6
   chunks(Phase::Forward, Purpose::Dispatch, {Pass::Forward}, Purpose::Combine);
   chain.then(tasks.unpermute(Phase::Forward));
   chain.then(tasks.unpermute(Phase::Backward));
+  chain.then(tasks.gate(Phase::Backward));
   chunks(Phase::Backward, Purpose::Combine, {Pass::InputGradient, Pass::WeightGradient},
          Purpose::Dispatch);
   chain.then(tasks.permute(Phase::Backward));
-  chain.then(tasks.gate(Phase::Backward));
   return std::move(builder).build();
 }
 

@@ -72,6 +72,7 @@ class CpuLayer {
   kernels::ChunkPlan forward_plan_, backward_plan_;
   std::vector<Chunk> forward_chunks_, backward_chunks_;
   bool weight_gradient_begun_ = false;
+  bool input_gradient_begun_ = false;
 
   Floats probabilities_, combine_weights_, combine_weight_gradient_, load_, logit_gradient_;
   // Rows as this rank sends them and gets them back, [sent rows, model_dim].

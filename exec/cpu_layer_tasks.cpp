@@ -1,4 +1,6 @@
 // The computing tasks of CpuLayer: which buffers each kernel reads and writes.
+#include <utility>
+
 #include "exec/cpu_layer.hpp"
 #include "kernels/gate.hpp"
 #include "kernels/vector_ops.hpp"
@@ -35,7 +37,7 @@ void CpuLayer::permute_forward() {
   forward_chunks_ = chunks_of(forward_plan_, all_, row_shape_.model_dim);
   backward_chunks_ = chunks_of(backward_plan_, all_, row_shape_.model_dim);
   size_buffers(forward_plan_.rows(), all_.rows());
-  weight_gradient_begun_ = false;
+  weight_gradient_begun_ = input_gradient_begun_ = false;
   kernels::permute(row_shape_, forward_plan_, {data_.input, rows_out_});
 }
 
@@ -115,12 +117,16 @@ void CpuLayer::expert_weight_gradient(const Chunk& chunk) {
 }
 
 void CpuLayer::permute_backward() {
-  kernels::permute_backward(row_shape_, backward_plan_,
-                            {gradient_rows_back_, results_.input_gradient});
+  kernels::permute_backward(
+      row_shape_, backward_plan_,
+      {gradient_rows_back_, results_.input_gradient, std::exchange(input_gradient_begun_, true)});
 }
 
-// After permute_backward, whose gradient it adds to.
+// Before or after permute_backward: the second one adds to the first one's gradient.
 void CpuLayer::gate_backward() {
+  if (!std::exchange(input_gradient_begun_, true)) {
+    kernels::fill(std::span(results_.input_gradient), 0);
+  }
   const bool auxiliary = options_.auxiliary_loss_weight != 0;
   if (auxiliary) kernels::expert_load(gate_shape_, results_.experts, load_);
   kernels::gate_backward(

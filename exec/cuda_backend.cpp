@@ -237,25 +237,40 @@ void CudaBackend::place_dropless_rows(DeviceLayer& layer, cudaStream_t stream) {
   layer.place_rows(sent, kernels::ReceivedRows(ranks, local, std::move(received)), stream);
 }
 
-void CudaBackend::give(const Task& task, DeviceLayer& layer, bool& weight_gradient_begun,
+// What has been given of an iteration.
+struct CudaBackend::Iteration {
+  bool weight_gradient = false;  ///< of any chunk
+  bool gate_input_gradient = false;
+
+  void begin() { *this = {}; }
+};
+
+void CudaBackend::give(const Task& task, DeviceLayer& layer, Iteration& iteration,
                        cudaStream_t stream, const std::stop_token& stop) {
   const bool forward = task.phase == Phase::Forward;
   const Direction direction = forward ? Direction::Forward : Direction::Backward;
   const auto weight_gradient = [&] {
-    layer.expert_weight_gradient(task.chunk, std::exchange(weight_gradient_begun, true), stream);
+    layer.expert_weight_gradient(task.chunk, std::exchange(iteration.weight_gradient, true),
+                                 stream);
+  };
+  const auto gate_input_gradient = [&] {  // permute_backward adds what it leaves
+    if (!std::exchange(iteration.gate_input_gradient, true)) layer.gate_input_gradient(stream);
   };
   switch (task.key().operation) {
     case OperationKind::Gate:
-      if (!forward) return layer.gate_weight_gradient(stream);
+      if (!forward) {
+        gate_input_gradient();
+        return layer.gate_weight_gradient(stream);
+      }
       layer.gate(stream);
       if (!layer_.capacity_factor) place_dropless_rows(layer, stream);
       return;
     case OperationKind::Permute:
-      return forward ? layer.permute(stream) : layer.permute_backward(stream);
+      if (forward) return layer.permute(stream);
+      gate_input_gradient();
+      return layer.permute_backward(stream);
     case OperationKind::Unpermute:
-      if (forward) return layer.combine(stream);
-      layer.combine_backward(stream);
-      return layer.gate_input_gradient(stream);  // permute_backward adds what it leaves
+      return forward ? layer.combine(stream) : layer.combine_backward(stream);
     case OperationKind::Dispatch:
     case OperationKind::Combine: {
       if (communicator_ == nullptr) return;
@@ -284,16 +299,16 @@ std::unique_ptr<PreparedGraph> CudaBackend::prepare(const TaskGraph& graph) {
       communicator_ == nullptr ? cuda::DeviceAllocator() : communicator_->allocator());
   layer_taken_ = before - free_bytes();
   prepared_last_ = layer;
-  const auto begun = std::make_shared<bool>(false);
+  const auto iteration = std::make_shared<Iteration>();
   if (communicator_ == nullptr || communicator_->asynchronous()) {
     return std::make_unique<DeviceGraph>(
         graph,
         DeviceGraph::Work{[this](cudaStream_t stream) {
                             if (communicator_ != nullptr) communicator_->align(stream);
                           },
-                          [begun] { *begun = false; },
-                          [this, layer, begun](const Task& task, cudaStream_t stream) {
-                            give(task, *layer, *begun, stream, {});
+                          [iteration] { iteration->begin(); },
+                          [this, layer, iteration](const Task& task, cudaStream_t stream) {
+                            give(task, *layer, *iteration, stream, {});
                           },
                           [this] {
                             if (communicator_ != nullptr) communicator_->check_progress();
@@ -308,14 +323,14 @@ std::unique_ptr<PreparedGraph> CudaBackend::prepare(const TaskGraph& graph) {
   auto streams = std::make_shared<std::map<Stream, cuda::Stream>>();
   for (const Stream stream : kStreams) streams->emplace(stream, cuda::Stream());
   return std::make_unique<StreamWorkers>(
-      graph, [this, layer, begun, streams, device](const Task& task, std::stop_token stop) {
+      graph, [this, layer, iteration, streams, device](const Task& task, std::stop_token stop) {
         cuda::check(cudaSetDevice(device));
         if (task.key().operation == OperationKind::Gate && task.phase == Phase::Forward) {
-          *begun = false;
+          iteration->begin();
         }
         const cuda::Stream& stream = streams->at(task.stream);
         const ProfilerRange range(task.name().c_str());
-        give(task, *layer, *begun, stream.get(), stop);
+        give(task, *layer, *iteration, stream.get(), stop);
         stream.synchronize();
       });
 }

@@ -56,8 +56,9 @@ class CudaBackend final : public LayerBackend {
 
  private:
   struct Tensors;  // tokens, weights and gradients, shared by all prepared graphs
-  void give(const Task& task, cuda::DeviceLayer& layer, bool& weight_gradient_begun,
-            cudaStream_t stream, const std::stop_token& stop);
+  struct Iteration;
+  void give(const Task& task, cuda::DeviceLayer& layer, Iteration& iteration, cudaStream_t stream,
+            const std::stop_token& stop);
   void place_dropless_rows(cuda::DeviceLayer& layer, cudaStream_t stream);
 
   MoeLayer layer_;

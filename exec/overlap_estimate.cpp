@@ -28,11 +28,10 @@ std::optional<double> slowdown(const StreamTimes& stream, const StreamTimes& oth
   return both / worked_together;
 }
 
-Slowdown slowdown_by_bytes(std::vector<SlowdownPoint> points) {
-  constexpr std::size_t kTogether = 6;
+Slowdown slowdown_by_bytes(std::vector<SlowdownPoint> points, std::size_t together) {
   std::sort(points.begin(), points.end(),
             [](const auto& a, const auto& b) { return a.in_flight < b.in_flight; });
-  const std::size_t groups = std::max<std::size_t>(1, points.size() / kTogether);
+  const std::size_t groups = std::max<std::size_t>(1, points.size() / together);
   Slowdown::Points medians;
   for (std::size_t i = 0; i < groups; ++i) {
     std::vector<double> bytes, factors;

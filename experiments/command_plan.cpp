@@ -23,6 +23,7 @@ struct PlanOptions {
   InputOptions inputs;
   std::vector<std::string> other_clusters;
   bool without_overlap = false;
+  std::string schedule = "pipemoe";
   std::int64_t max_degree = kDefaultMaxDegree;
   bool json = false;
 };
@@ -38,7 +39,8 @@ Candidate candidate(const PlanOptions& options, const std::string& cluster) {
   input_options.cluster = cluster;
   Candidate made{read_inputs(input_options), {}};
   if (options.without_overlap) made.inputs.cluster.overlap.reset();
-  made.plan = make_plan(made.inputs.layer, made.inputs.cluster, options.max_degree);
+  made.plan =
+      make_plan(made.inputs.layer, made.inputs.cluster, options.max_degree, options.schedule);
   auto& notes = made.plan.notes;
   notes.insert(notes.end(), made.inputs.fitted_notes.begin(), made.inputs.fitted_notes.end());
   return made;
@@ -87,6 +89,7 @@ void print_json(const std::vector<Candidate>& candidates) {
   const auto& [inputs, plan] = candidates.front();
   const Provenance from = provenance("plan");
   const Json json{{"cluster", inputs.cluster.name},
+                  {"schedule", plan.schedule},
                   {"pipeline", plan.pipelines()},
                   {"forward", phase_json(plan.forward)},
                   {"backward", phase_json(plan.backward)},
@@ -165,14 +168,14 @@ void print_do_not_pipeline(const Plan& plan) {
   for (const PhasePlan* phase : {&plan.forward, &plan.backward}) {
     const PhaseBreakdown &now = phase->chosen, &next = phase->next;
     longer += next.communication + next.compute - now.communication - now.compute;
-    hidden += next.hidden;
+    hidden += next.hidden - now.hidden;
   }
   fmt::print("\n  do not pipeline: ");
   if (plan.forward.next.degree == 1) {
     fmt::print("one chunk is the largest degree allowed\n");
   } else {
     fmt::print(
-        "two chunks would hide {:.3f} ms and take {:.3f} ms longer by themselves (launches, "
+        "two chunks would hide {:.3f} ms more and take {:.3f} ms longer by themselves (launches, "
         "start-up,\n  smaller products)\n",
         milliseconds(hidden), milliseconds(longer));
   }
@@ -220,6 +223,10 @@ void add_plan_command(CLI::App& app) {
       ->type_name("FILE");
   command->add_flag("--without-overlap", options->without_overlap,
                     "Leave out that compute and communication slow each other");
+  command
+      ->add_option("--schedule", options->schedule,
+                   "pipemoe, or pipemoe-deferred: weight gradients fill the gaps")
+      ->capture_default_str();
   command->add_option("--max-degree", options->max_degree, "Largest degree to consider")
       ->capture_default_str();
   command->add_flag("--json", options->json, "Print JSON");

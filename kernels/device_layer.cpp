@@ -84,7 +84,7 @@ DeviceLayer::State::State(const DeviceLayerShape& of, const DeviceWeights& with,
   const bool bf16 = shape.element == Element::Bf16;
   padded_experts = bf16 ? divided_up(shape.num_experts, 8) * 8 : shape.num_experts;
   gate_parts = bf16 ? 3 : 1;
-  packs = !shape.direct && shape.num_ranks > 1 && shape.local_experts() > 1;
+  packs = received_order(shape) == ReceivedOrder::Packed;
   regroups = !shape.direct && shape.forward_degree != shape.backward_degree;
   // Support depends on types and strides, not on how many rows there are.
   fusion = choose_fusion(
@@ -218,7 +218,7 @@ void DeviceLayer::State::prepare_products() {
     matmuls.prepare(products.hidden_gradient(group));
     matmuls.prepare(products.input_gradient(group));
     for (const bool accumulate : {false, true}) {
-      if (accumulate && shape.backward_degree == 1) continue;
+      if (group.continues ? !accumulate : accumulate && shape.backward_degree == 1) continue;
       matmuls.prepare(products.first_weight(group, accumulate));
       matmuls.prepare(products.second_weight(group, accumulate));
     }

@@ -40,6 +40,9 @@ struct DeviceLayerShape {
   /// One rank without an exchange: permute writes where the experts read, and so on back.
   bool direct = false;
   Search search = Search::Timed;
+  /// From so many rows from one rank to one expert in a chunk on, experts of a layer with a
+  /// capacity read rows as an exchange delivers them; fewer are moved together first.
+  std::int64_t unpacked_rows = 256;
 
   std::int64_t local_experts() const { return num_experts / num_ranks; }
   std::int64_t first_width() const {

@@ -22,6 +22,21 @@ std::vector<std::int64_t> sent_to_ranks(const DeviceLayerShape& shape,
   return rows;
 }
 
+// All experts over one source's rows, sources one after another.
+std::vector<Group> source_groups(const DeviceLayerShape& shape, const ReceivedRows& chunk,
+                                 std::int64_t begin) {
+  std::vector<Group> groups;
+  for (std::int64_t source = 0; source < chunk.num_sources(); ++source) {
+    const std::int64_t rows = chunk.block_rows(source, 0);
+    groups.push_back({.experts = shape.local_experts(),
+                      .first_row = begin + chunk.received_begin(source, 0),
+                      .rows = rows,
+                      .stride = rows,
+                      .continues = source > 0});
+  }
+  return groups;
+}
+
 std::vector<Group> packed_groups(const DeviceLayerShape& shape, const ReceivedRows& chunk,
                                  std::int64_t begin) {
   const std::int64_t experts = shape.local_experts();
@@ -102,7 +117,8 @@ void add_packing(const ReceivedRows& rows, DeviceChunk& chunk, std::vector<RowMo
 
 std::vector<DeviceChunk> chunks_of(const DeviceLayerShape& shape,
                                    const std::vector<std::int64_t>& sent, const ReceivedRows& all,
-                                   std::int64_t degree, bool packs, std::vector<RowMove>& moves) {
+                                   std::int64_t degree, ReceivedOrder order,
+                                   std::vector<RowMove>& moves) {
   std::vector<DeviceChunk> chunks;
   std::int64_t sent_begin = 0, received_begin = 0;
   for (std::int64_t c = 0; c < degree; ++c) {
@@ -113,9 +129,10 @@ std::vector<DeviceChunk> chunks_of(const DeviceLayerShape& shape,
     for (std::int64_t source = 0; source < shape.num_ranks; ++source) {
       chunk.received_rows.push_back(rows.source_rows(source));
     }
-    chunk.groups = shape.direct ? direct_groups(shape, all, degree, c)
-                                : packed_groups(shape, rows, received_begin);
-    if (packs) add_packing(rows, chunk, moves);
+    chunk.groups = shape.direct                       ? direct_groups(shape, all, degree, c)
+                   : order == ReceivedOrder::BySource ? source_groups(shape, rows, received_begin)
+                                                      : packed_groups(shape, rows, received_begin);
+    if (order == ReceivedOrder::Packed) add_packing(rows, chunk, moves);
     for (const std::int64_t count : chunk.sent_rows) sent_begin += count;
     received_begin += rows.rows();
     chunks.push_back(std::move(chunk));
@@ -123,9 +140,17 @@ std::vector<DeviceChunk> chunks_of(const DeviceLayerShape& shape,
   return chunks;
 }
 
-// From forward's chunks to one of backward's, both packed: as kernels::regroup.
+// First row of a block where the products read it.
+std::int64_t block_begin(const ReceivedRows& rows, ReceivedOrder order, std::int64_t source,
+                         std::int64_t expert) {
+  return order == ReceivedOrder::BySource ? rows.received_begin(source, expert)
+                                          : rows.packed_begin(source, expert);
+}
+
+// From forward's chunks to one of backward's, both in the products' order: as kernels::regroup.
 void add_regrouping(const DeviceLayerShape& shape, const ReceivedRows& all, std::int64_t index,
                     RowPlacement& placement) {
+  const ReceivedOrder order = received_order(shape);
   const std::int64_t to_degree = shape.backward_degree, from_degree = shape.forward_degree;
   DeviceChunk& chunk = placement.backward[static_cast<std::size_t>(index)];
   const ReceivedRows to = all.chunk(to_degree, index);
@@ -134,14 +159,14 @@ void add_regrouping(const DeviceLayerShape& shape, const ReceivedRows& all, std:
     const std::int64_t rows = all.block_rows(source, e);
     std::int64_t row = rows_before_chunk(rows, to_degree, index);
     const std::int64_t end = rows_before_chunk(rows, to_degree, index + 1);
-    std::int64_t to_row = chunk.received_begin + to.packed_begin(source, e);
+    std::int64_t to_row = chunk.received_begin + block_begin(to, order, source, e);
     while (row < end) {
       const std::int64_t c = kernels::chunk_of_row(row, rows, from_degree);
       const std::int64_t before = rows_before_chunk(rows, from_degree, c);
       const std::int64_t last = rows_before_chunk(rows, from_degree, c + 1);
       const std::int64_t count = std::min(end, last) - row;
       const std::int64_t begin = placement.forward[static_cast<std::size_t>(c)].received_begin +
-                                 all.chunk(from_degree, c).packed_begin(source, e);
+                                 block_begin(all.chunk(from_degree, c), order, source, e);
       list.add({begin + row - before, to_row, count});
       row += count;
       to_row += count;
@@ -152,19 +177,28 @@ void add_regrouping(const DeviceLayerShape& shape, const ReceivedRows& all, std:
 
 }  // namespace
 
+ReceivedOrder received_order(const DeviceLayerShape& shape) {
+  if (shape.direct || shape.num_ranks == 1 || shape.local_experts() == 1) {
+    return ReceivedOrder::AsPacked;
+  }
+  const std::int64_t degree = std::max(shape.forward_degree, shape.backward_degree);
+  const bool by_source = shape.capacity >= 0 && shape.capacity / degree >= shape.unpacked_rows;
+  return by_source ? ReceivedOrder::BySource : ReceivedOrder::Packed;
+}
+
 RowPlacement place(const DeviceLayerShape& shape, const std::vector<std::int64_t>& sent,
                    const ReceivedRows& received) {
   ensure(static_cast<std::int64_t>(sent.size()) == shape.num_experts, "place: rows sent");
   ensure(received.num_sources() == shape.num_ranks &&
              received.local_experts() == shape.local_experts(),
          "place: rows received");
-  const bool packs = !shape.direct && shape.num_ranks > 1 && shape.local_experts() > 1;
+  const ReceivedOrder order = received_order(shape);
   RowPlacement placement{.received_rows = received.rows()};
   for (const std::int64_t rows : sent) placement.sent_rows += rows;
   placement.forward =
-      chunks_of(shape, sent, received, shape.forward_degree, packs, placement.moves);
+      chunks_of(shape, sent, received, shape.forward_degree, order, placement.moves);
   placement.backward =
-      chunks_of(shape, sent, received, shape.backward_degree, packs, placement.moves);
+      chunks_of(shape, sent, received, shape.backward_degree, order, placement.moves);
   for (DeviceChunk& chunk : placement.backward) {
     for (Group& group : chunk.groups) {
       group.sums_begin = placement.first_bias_sums;

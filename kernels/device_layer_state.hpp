@@ -10,13 +10,14 @@
 namespace pipemoe::cuda {
 
 /// Experts whose rows one batched product takes: `rows` of each, one expert's first row `stride`
-/// rows behind that of the one before. In packed order.
+/// rows behind that of the one before.
 struct Group {
   std::int64_t first_expert = 0;
   std::int64_t experts = 0;
   std::int64_t first_row = 0;
   std::int64_t rows = 0;
   std::int64_t stride = 0;
+  bool continues = false;       ///< a group before has rows of the same experts and chunk
   std::int64_t sums_begin = 0;  ///< backward: first of its partial sums of the first bias' gradient
 
   std::int64_t all_rows() const { return experts * rows; }
@@ -37,6 +38,16 @@ struct DeviceChunk {
   std::vector<Group> groups;
   Moves pack, unpack, regroup;
 };
+
+/// How the rows of a chunk lie that an exchange delivers, and how its experts read them.
+enum class ReceivedOrder {
+  AsPacked,  ///< one source or one expert: delivered as packed
+  Packed,    ///< moved into packed order first, and back for the exchange behind
+  BySource,  ///< read as delivered, with products of their own for each source
+};
+/// Moving rows costs four passes over them in an iteration, products of fewer rows each cost
+/// efficiency and weight gradients that are read and added to once more for each source.
+ReceivedOrder received_order(const DeviceLayerShape& shape);
 
 /// Where every row of both directions lies.
 struct RowPlacement {
@@ -92,7 +103,7 @@ struct DeviceLayer::State {
   Fusion fusion;
   ExpertProducts products;
   RowPlacement placement;
-  bool packs = false;     ///< received order is not the packed one
+  bool packs = false;     ///< rows are moved into packed order
   bool regroups = false;  ///< forward's chunks are not backward's
   std::int64_t padded_experts = 0;
   std::int64_t gate_parts = 1;

@@ -285,9 +285,10 @@ void DeviceLayer::State::weight_group(const Group& group, bool accumulate, cudaS
 void DeviceLayer::expert_weight_gradient(std::int64_t index, bool accumulate, cudaStream_t stream) {
   State& s = *state_;
   for (const Group& group : s.chunk(Direction::Backward, index).groups) {
+    const bool adds = accumulate || group.continues;
     if (group.rows > 0) {
-      s.weight_group(group, accumulate, stream);
-    } else if (!accumulate) {
+      s.weight_group(group, adds, stream);
+    } else if (!adds) {
       s.clear_gradients(group, stream);
     }
   }

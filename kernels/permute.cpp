@@ -52,7 +52,7 @@ void permute_backward(const RowShape& shape, const ChunkPlan& plan, const Permut
   check_size(args.input_gradient, shape.tokens * width, "permute_backward: input_gradient");
   for (std::int64_t token = 0; token < shape.tokens; ++token) {
     const auto sum = rows_of(args.input_gradient, token, 1, width);
-    fill(sum, 0);
+    if (!args.accumulate) fill(sum, 0);
     for_each_row(shape, plan, token, [&](std::size_t, std::int64_t row) {
       add(rows_of(args.row_gradient, row, 1, width), sum);
     });

@@ -23,6 +23,7 @@ void permute(const RowShape& shape, const ChunkPlan& plan, const Permute& args);
 struct PermuteBackward {
   std::span<const float> row_gradient;  ///< [plan.rows(), model_dim]
   std::span<float> input_gradient;      ///< out: [tokens, model_dim]
+  bool accumulate = false;              ///< adds to it
 };
 /// Sums the rows of each token, in order of its choices.
 void permute_backward(const RowShape& shape, const ChunkPlan& plan, const PermuteBackward& args);

@@ -98,14 +98,20 @@ bool same_key(const ExpertFit& a, const ExpertFit& b) {
          a.gemms == b.gemms;
 }
 
+ExpertSizes read_sizes(ConfigTable& table) {
+  return {table.integer("experts_per_rank", 1, kMaxExperts), table.integer("model_dim", 1, kMaxDim),
+          table.integer("hidden_dim", 1, kMaxDim)};
+}
+
 ExpertFit read_expert(ConfigTable table) {
   ExpertFit expert;
   expert.dtype = read_word(table, "dtype", table.text("dtype"), dtype_from);
   expert.activation = read_word(table, "activation", table.text("activation"), activation_from);
   expert.pass = read_word(table, "pass", table.text("pass"), pass_from);
-  const MoeLayer shape{.model_dim = table.integer("model_dim", 1, kMaxDim),
-                       .hidden_dim = table.integer("hidden_dim", 1, kMaxDim),
-                       .num_experts = table.integer("experts_per_rank", 1, kMaxExperts),
+  const ExpertSizes sizes = read_sizes(table);
+  const MoeLayer shape{.model_dim = sizes.model_dim,
+                       .hidden_dim = sizes.hidden_dim,
+                       .num_experts = sizes.experts_per_rank,
                        .activation = expert.activation};
   expert.gemms = shape.gemms(expert.pass, 0, /*num_ranks=*/1);
   expert.fit = read_fit<Flops>(std::move(table));
@@ -196,6 +202,16 @@ void read_overlap(ConfigTable& root, Cluster& cluster) {
   ConfigTable table = root.table("overlap");
   cluster.overlap = Overlap{read_slowdown(table, "compute_slowdown"),
                             read_slowdown(table, "communication_slowdown"), table.text("source")};
+  if (table.has("expert")) {
+    for (ConfigTable& expert : table.tables("expert")) {
+      const ExpertSizes sizes = read_sizes(expert);
+      if (cluster.overlap->of(sizes) != nullptr)
+        expert.fail("model_dim", "of these experts stands twice");
+      cluster.overlap->experts.push_back({sizes, read_slowdown(expert, "compute_slowdown"),
+                                          read_slowdown(expert, "communication_slowdown")});
+      expert.finish();
+    }
+  }
   table.finish();
 }
 
@@ -266,31 +282,15 @@ std::string fit_toml(const Fit<Work>& fit) {
   return text + line("source", fit.source);
 }
 
-// What MoeLayer::gemms made of the sizes, undone.
-struct ExpertSizes {
-  std::int64_t experts_per_rank, model_dim, hidden_dim;
-};
-ExpertSizes sizes_of(const ExpertFit& expert) {
-  ensure(expert.gemms.size() >= 2, "an expert fit without its products");
-  const GemmShape &first = expert.gemms[0], &second = expert.gemms[1];
-  switch (expert.pass) {
-    case Pass::Forward:
-      return {first.groups, second.n, second.k};
-    case Pass::InputGradient:
-    case Pass::Backward:
-      return {first.groups, first.k, first.n};
-    case Pass::WeightGradient:
-      return {first.groups, first.n, first.k};
-  }
-  throw std::logic_error("pipemoe bug: unknown pass");
+std::string sizes_toml(const ExpertSizes& sizes) {
+  return line("experts_per_rank", sizes.experts_per_rank) + line("model_dim", sizes.model_dim) +
+         line("hidden_dim", sizes.hidden_dim);
 }
 
 std::string expert_toml(const ExpertFit& expert) {
-  const auto [experts_per_rank, model_dim, hidden_dim] = sizes_of(expert);
   return "\n[[fits.expert]]\n" + line("dtype", to_string(expert.dtype)) +
          line("activation", to_string(expert.activation)) + line("pass", to_string(expert.pass)) +
-         line("experts_per_rank", experts_per_rank) + line("model_dim", model_dim) +
-         line("hidden_dim", hidden_dim) + fit_toml(expert.fit);
+         sizes_toml(expert_sizes(expert.pass, expert.gemms)) + fit_toml(expert.fit);
 }
 
 std::string fits_toml(const Cluster& cluster) {
@@ -336,11 +336,20 @@ std::string slowdown_toml(const std::string& key, const Slowdown& slowdown) {
   return line(key + "_bytes", bytes) + line(key, factors);
 }
 
+template <class Slowdowns>
+std::string slowdowns_toml(const Slowdowns& of) {
+  return slowdown_toml("compute_slowdown", of.compute) +
+         slowdown_toml("communication_slowdown", of.communication);
+}
+
 std::string overlap_toml(const Cluster& cluster) {
   if (!cluster.overlap) return "";
-  return "\n[overlap]\n" + slowdown_toml("compute_slowdown", cluster.overlap->compute) +
-         slowdown_toml("communication_slowdown", cluster.overlap->communication) +
-         line("source", cluster.overlap->source);
+  std::string text =
+      "\n[overlap]\n" + slowdowns_toml(*cluster.overlap) + line("source", cluster.overlap->source);
+  for (const ExpertOverlap& expert : cluster.overlap->experts) {
+    text += "\n[[overlap.expert]]\n" + sizes_toml(expert.sizes) + slowdowns_toml(expert);
+  }
+  return text;
 }
 
 std::string gpu_toml(const Cluster& cluster) {

@@ -147,6 +147,17 @@ TaskCost CostModel::operator()(const Task& task) const {
   return sum;
 }
 
+Slowdowns CostModel::slowdowns(const Task& compute, Bytes in_flight) const {
+  const Overlap& overlap = *cluster_.overlap;
+  const auto* expert = std::get_if<ExpertFfn>(&compute.operation);
+  const ExpertOverlap* own =
+      expert == nullptr ? nullptr : overlap.of(expert_sizes(expert->pass, expert->gemms));
+  const auto at = [&](const auto& of) {
+    return Slowdowns{of.compute.at(in_flight), of.communication.at(in_flight)};
+  };
+  return own == nullptr ? at(overlap) : at(*own);
+}
+
 bool CostModel::is_line(const Task& task) const {
   if (std::holds_alternative<AllToAll>(task.operation)) return all_to_all_fit().line() != nullptr;
   const auto* expert = std::get_if<ExpertFfn>(&task.operation);

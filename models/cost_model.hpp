@@ -24,6 +24,13 @@ struct TaskCost {
   }
 };
 
+/// Factors on the times of tasks that run at once.
+struct Slowdowns {
+  double compute = 1;
+  double communication = 1;
+  bool operator==(const Slowdowns&) const = default;
+};
+
 /// Costs of a cluster's operations. An expert whose exact shape the profile fits costs that fit;
 /// any other the gemm fit of each of its products, its activation and its layout copies. Keeps a
 /// reference: the cluster must outlive it.
@@ -37,6 +44,9 @@ class CostModel {
 
   /// How tasks slow each other, which their costs leave out.
   const std::optional<Overlap>& overlap() const { return cluster_.overlap; }
+  /// While the task runs on the compute stream beside exchanges of so many bytes a rank. Requires
+  /// overlap().
+  Slowdowns slowdowns(const Task& compute, Bytes in_flight) const;
 
   /// Whether the task's cost is alpha-beta: a line in its amount of work, no table in it.
   bool is_line(const Task& task) const;

@@ -89,6 +89,21 @@ GemmShapes MoeLayer::gemms(Pass pass, std::int64_t rows, std::int64_t num_ranks)
   throw std::logic_error("pipemoe bug: unknown pass");
 }
 
+ExpertSizes expert_sizes(Pass pass, const GemmShapes& gemms) {
+  ensure(gemms.size() >= 2, "an expert without its products");
+  const GemmShape &first = gemms[0], &second = gemms[1];
+  switch (pass) {
+    case Pass::Forward:
+      return {first.groups, second.n, second.k};
+    case Pass::InputGradient:
+    case Pass::Backward:
+      return {first.groups, first.k, first.n};
+    case Pass::WeightGradient:
+      return {first.groups, first.n, first.k};
+  }
+  throw std::logic_error("pipemoe bug: unknown pass");
+}
+
 Bytes MoeLayer::activation_bytes(Pass pass, std::int64_t rows) const {
   const std::int64_t in = first_width(*this), out = hidden_dim;
   const std::int64_t element = rows * size_of(dtype);

@@ -52,6 +52,16 @@ Pass pass_from(const std::string& name);  ///< throws InputError naming the pass
 /// The same products of no rows: their shape whatever the number of rows.
 GemmShapes without_rows(GemmShapes gemms);
 
+/// The experts of one rank.
+struct ExpertSizes {
+  std::int64_t experts_per_rank = 0;
+  std::int64_t model_dim = 0;
+  std::int64_t hidden_dim = 0;
+  bool operator==(const ExpertSizes&) const = default;
+};
+/// Those that MoeLayer::gemms made these products of.
+ExpertSizes expert_sizes(Pass pass, const GemmShapes& gemms);
+
 /// Shapes per rank; every rank has the same. Memory layout and transfers are in rows: one row is
 /// one token of one expert, `model_dim` wide.
 struct MoeLayer {

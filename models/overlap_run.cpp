@@ -57,10 +57,11 @@ void OverlapRun::set_slowdowns() {
   for (const auto* exchange : {&inter_node, &intra_node}) {
     if (*exchange) in_flight += exchanged_bytes(graph_.task((*exchange)->id).operation);
   }
-  const Overlap& overlap = *cost_.overlap();
-  if (compute) compute->slow_to(both ? overlap.compute.at(in_flight) : 1, now_);
+  const Slowdowns slowdowns =
+      both ? cost_.slowdowns(graph_.task(compute->id), in_flight) : Slowdowns{};
+  if (compute) compute->slow_to(slowdowns.compute, now_);
   for (auto* exchange : {&inter_node, &intra_node}) {
-    if (*exchange) (*exchange)->slow_to(both ? overlap.communication.at(in_flight) : 1, now_);
+    if (*exchange) (*exchange)->slow_to(slowdowns.communication, now_);
   }
 }
 

@@ -1,5 +1,7 @@
 #include "models/plan.hpp"
 
+#include <fmt/core.h>
+
 #include <algorithm>
 
 #include "models/analytic.hpp"
@@ -11,6 +13,9 @@
 
 namespace pipemoe {
 namespace {
+
+/// The schedule with a closed form.
+const char* const kPlain = "pipemoe";
 
 using Binding = PhaseBreakdown::Binding;
 constexpr Names<Binding, 3> kBindings{{{Binding::Serial, "serial"},
@@ -73,10 +78,10 @@ ChunkCosts chunk_costs(const MoeLayer& layer, const Cluster& cluster, Phase phas
 }
 
 // The chunks' spans of a phase, evaluated.
-Timeline chunk_spans(const MoeLayer& layer, const Cluster& cluster, Phase phase,
-                     std::int64_t degree) {
+Timeline chunk_spans(const std::string& schedule_name, const MoeLayer& layer,
+                     const Cluster& cluster, Phase phase, std::int64_t degree) {
   Timeline timeline =
-      analytic_timeline(schedule("pipemoe", layer, cluster, {degree, degree}), cluster);
+      analytic_timeline(schedule(schedule_name, layer, cluster, {degree, degree}), cluster);
   std::erase_if(timeline.spans, [&](const Span& span) {
     const OperationKind kind = span.task.operation;
     return span.task.phase != phase || kind == OperationKind::Gate ||
@@ -85,7 +90,8 @@ Timeline chunk_spans(const MoeLayer& layer, const Cluster& cluster, Phase phase,
   return timeline;
 }
 
-// Where tasks slow each other, times are those of the evaluated graph; start-up is as if alone.
+// Where tasks slow each other or are deferred, times are those of the evaluated graph; start-up is
+// as if alone.
 void use_spans(PhaseBreakdown& parts, const Timeline& chunks) {
   Seconds first = Seconds::max(), last{};
   for (const Span& span : chunks.spans) {
@@ -98,13 +104,13 @@ void use_spans(PhaseBreakdown& parts, const Timeline& chunks) {
   parts.compute = chunks.busy(Stream::Compute);
   // Communication binds where its stream never waits.
   const bool communicates = parts.communication >= (last - first) * (1 - 1e-9);
-  if (parts.degree > 1) {
+  if (parts.degree > 1 || parts.hidden > Seconds{}) {
     parts.binding = communicates ? Binding::Communication : Binding::Compute;
   }
 }
 
-PhaseBreakdown breakdown(const MoeLayer& layer, const Cluster& cluster, Phase phase,
-                         const DegreeChoice& at) {
+PhaseBreakdown breakdown(const std::string& schedule_name, const MoeLayer& layer,
+                         const Cluster& cluster, Phase phase, const DegreeChoice& at) {
   const ChunkCosts chunk = chunk_costs(layer, cluster, phase, at.degree);
   const double r = static_cast<double>(at.degree);
   const Seconds communication = 2 * r * chunk.all_to_all.total();
@@ -117,18 +123,21 @@ PhaseBreakdown breakdown(const MoeLayer& layer, const Cluster& cluster, Phase ph
     // Something always runs, so what communication does not show is hidden.
     parts.hidden = communication + compute - std::max(communication, compute_bound);
   }
-  if (cluster.overlap) use_spans(parts, chunk_spans(layer, cluster, phase, at.degree));
+  if (cluster.overlap || schedule_name != kPlain) {
+    use_spans(parts, chunk_spans(schedule_name, layer, cluster, phase, at.degree));
+  }
   parts.startup = parts.binding == Binding::Communication
                       ? 2 * r * chunk.all_to_all.startup
                       : 2 * chunk.all_to_all.startup + r * chunk.expert.startup;
   return parts;
 }
 
-PhasePlan phase_plan(const MoeLayer& layer, const Cluster& cluster, Phase phase,
-                     DegreeChoice choice, std::vector<DegreeChoice> by_degree) {
+PhasePlan phase_plan(const std::string& schedule_name, const MoeLayer& layer,
+                     const Cluster& cluster, Phase phase, DegreeChoice choice,
+                     std::vector<DegreeChoice> by_degree) {
   const auto next = std::min(static_cast<std::size_t>(choice.degree), by_degree.size() - 1);
-  const PhaseBreakdown chosen = breakdown(layer, cluster, phase, choice);
-  const PhaseBreakdown after = breakdown(layer, cluster, phase, by_degree[next]);
+  const PhaseBreakdown chosen = breakdown(schedule_name, layer, cluster, phase, choice);
+  const PhaseBreakdown after = breakdown(schedule_name, layer, cluster, phase, by_degree[next]);
   return {choice, std::move(by_degree), chosen, after};
 }
 
@@ -136,22 +145,30 @@ PhasePlan phase_plan(const MoeLayer& layer, const Cluster& cluster, Phase phase,
 
 std::string to_string(Binding binding) { return name_of(kBindings, binding); }
 
-Plan make_plan(const MoeLayer& layer, const Cluster& cluster, std::int64_t max_degree) {
+Plan make_plan(const MoeLayer& layer, const Cluster& cluster, std::int64_t max_degree,
+               const std::string& schedule_name) {
   if (max_degree < 1) throw InputError("max degree must be at least 1");
+  if (schedule_name != kPlain && schedule_name != "pipemoe-deferred") {
+    throw InputError(
+        fmt::format("schedule is {}: plan chooses the degrees of pipemoe and of pipemoe-deferred",
+                    schedule_name));
+  }
   const std::int64_t largest = std::min(max_degree, layer.slots());
-  Plan plan;
-  plan.closed_form = has_closed_form(layer, cluster);
+  Plan plan{.schedule = schedule_name};
+  plan.closed_form = schedule_name == kPlain && has_closed_form(layer, cluster);
   Candidates times = plan.closed_form ? closed_form_times(layer, cluster, largest)
-                                      : graph_times("pipemoe", layer, cluster, largest);
+                                      : graph_times(schedule_name, layer, cluster, largest);
   const auto choose = [&](Phase phase, const std::vector<DegreeChoice>& tried) {
     return plan.closed_form ? choose_degree(pipeline_cost(layer, cluster, phase), largest)
                             : fastest(tried);
   };
   const DegreeChoice forward = choose(Phase::Forward, times.forward);
   const DegreeChoice backward = choose(Phase::Backward, times.backward);
-  plan.forward = phase_plan(layer, cluster, Phase::Forward, forward, std::move(times.forward));
-  plan.backward = phase_plan(layer, cluster, Phase::Backward, backward, std::move(times.backward));
-  plan.notes = CostModel(cluster).check(schedule("pipemoe", layer, cluster, plan.degrees()));
+  plan.forward =
+      phase_plan(schedule_name, layer, cluster, Phase::Forward, forward, std::move(times.forward));
+  plan.backward = phase_plan(schedule_name, layer, cluster, Phase::Backward, backward,
+                             std::move(times.backward));
+  plan.notes = CostModel(cluster).check(schedule(schedule_name, layer, cluster, plan.degrees()));
   return plan;
 }
 

@@ -36,9 +36,10 @@ struct PhasePlan {
 };
 
 struct Plan {
+  std::string schedule;
   PhasePlan forward;
   PhasePlan backward;
-  bool closed_form = true;         ///< false: tables or overlap; each degree's graph was run
+  bool closed_form = true;  ///< false: tables, overlap or deferral; each degree's graph was run
   std::vector<std::string> notes;  ///< costs not modelled, fits extrapolated
 
   Seconds iteration() const { return forward.choice.time + backward.choice.time; }
@@ -50,10 +51,12 @@ struct Plan {
 /// Degrees 1..min(max_degree, layer.slots()). With alpha-beta costs a degree's time is the closed
 /// form, which takes chunks as equal; where the degree does not divide the slots the largest chunk
 /// is up to one slot larger. With tables or overlap slowdowns it is that of the
-/// degree's task graph.
-/// Throws InputError when the cluster lacks a fit, or the experts do not divide over the ranks.
+/// degree's task graph, and so it is of schedule pipemoe-deferred.
+/// Throws InputError when the cluster lacks a fit, the experts do not divide over the ranks, or the
+/// schedule is neither pipemoe nor pipemoe-deferred.
 Plan make_plan(const MoeLayer& layer, const Cluster& cluster,
-               std::int64_t max_degree = kDefaultMaxDegree);
+               std::int64_t max_degree = kDefaultMaxDegree,
+               const std::string& schedule_name = "pipemoe");
 
 /// A lower bound of an iteration whose chunks are no more efficient than the whole: gate and
 /// permutations, which nothing hides, and in each phase the longer of all all-to-alls and all

@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "models/layer.hpp"
 #include "models/units.hpp"
 
 namespace pipemoe {
@@ -32,6 +33,14 @@ class Slowdown {
   Points points_;
 };
 
+/// Slowdowns while experts of these sizes compute.
+struct ExpertOverlap {
+  ExpertSizes sizes;
+  Slowdown compute;
+  Slowdown communication;
+  bool operator==(const ExpertOverlap&) const = default;
+};
+
 /// What a rank's streams cost each other: a kernel of a collective takes multiprocessors from the
 /// experts, which take memory bandwidth from it. While its compute stream and any of its
 /// communication streams both run a task, the compute task advances at 1/compute of its speed alone
@@ -40,6 +49,12 @@ struct Overlap {
   Slowdown compute;
   Slowdown communication;
   std::string source;
+  /// In whose place these stand: small products leave a collective more multiprocessors and wait
+  /// for more of its memory traffic than large ones do.
+  std::vector<ExpertOverlap> experts = {};
+
+  /// Null: none of these sizes.
+  const ExpertOverlap* of(const ExpertSizes& sizes) const;
   bool operator==(const Overlap&) const = default;
 };
 

@@ -41,7 +41,7 @@ class Run {
         platform_(network == Network::Fitted ? nullptr : &World::instance().cluster(cluster)),
         node_flows_(node_flows_for(cluster, all_exchanges_uniform(graph))),
         waiting_for_(graph.size()),
-        overlap_(network == Network::Fitted && cluster.overlap ? &*cluster.overlap : nullptr),
+        slows_(network == Network::Fitted && cluster.overlap.has_value()),
         activities_left_(graph.size()),
         starting_up_(graph.size()),
         start_(graph.size()),
@@ -92,10 +92,10 @@ class Run {
   void start(TaskId id, TaskCost cost) {
     start_[id] = now();
     const auto* exchange = std::get_if<AllToAll>(&graph_.task(id).operation);
-    if (overlap_ != nullptr && cost.total() > Seconds{}) count_running(id, +1);
+    if (slows_ && cost.total() > Seconds{}) count_running(id, +1);
     if (exchange == nullptr) {
       compute(id, cost.total());
-    } else if (cost.startup > Seconds{} && overlap_ != nullptr) {
+    } else if (cost.startup > Seconds{} && slows_) {
       starting_up_[id] = 1;
       send(id, World::instance().rank().start_up, cost.startup);
     } else if (cost.startup > Seconds{}) {
@@ -111,7 +111,7 @@ class Run {
 
   void compute(TaskId id, Seconds time) {
     if (time <= Seconds{}) return finish(id);
-    if (overlap_ != nullptr) return send(id, World::instance().rank().compute, time);
+    if (slows_) return send(id, World::instance().rank().compute, time);
     auto activity = s4u::Exec::init();
     activity->set_flops_amount(time.count() * kHostSpeed)->set_host(World::instance().rank().gpu);
     activity->start();
@@ -144,22 +144,17 @@ class Run {
     if (slowed) set_slowdowns(slowed_);
   }
 
-  struct Slowdowns {
-    double compute = 1, communication = 1;
-    bool operator==(const Slowdowns&) const = default;
-  };
-
   // Tasks of both kinds at once slow each other.
   void count_running(TaskId id, int change) {
     const Task& task = graph_.task(id);
-    const bool computes = task.stream == Stream::Compute;
-    (computes ? computing_ : exchanging_) += static_cast<std::size_t>(change);
-    if (!computes) in_flight_ += change * exchanged_bytes(task.operation).count;
-    const bool both = computing_ > 0 && exchanging_ > 0;
-    const Bytes bytes{in_flight_};
-    const Slowdowns now =
-        both ? Slowdowns{overlap_->compute.at(bytes), overlap_->communication.at(bytes)}
-             : Slowdowns{};
+    if (task.stream == Stream::Compute) {
+      computing_ = change > 0 ? &task : nullptr;
+    } else {
+      exchanging_ += change;
+      in_flight_ += change * exchanged_bytes(task.operation).count;
+    }
+    const bool both = computing_ != nullptr && exchanging_ > 0;
+    const Slowdowns now = both ? cost_.slowdowns(*computing_, Bytes{in_flight_}) : Slowdowns{};
     if (now == slowed_) return;
     slowed_ = now;
     set_slowdowns(now);
@@ -194,7 +189,7 @@ class Run {
   void finish(TaskId id) {
     end_[id] = now();
     ++finished_;
-    if (overlap_ != nullptr && cost_(graph_.task(id)).total() > Seconds{}) count_running(id, -1);
+    if (slows_ && cost_(graph_.task(id)).total() > Seconds{}) count_running(id, -1);
     if (progress_) progress_(finished_, graph_.size());
     graph_.for_each_successor(id, [&](TaskId after, Precedence) {
       if (--waiting_for_[after] == 0) ready_.push_back(after);
@@ -211,8 +206,9 @@ class Run {
   const NodeFlows node_flows_;
   double origin_ = 0;
   std::vector<std::uint32_t> waiting_for_;
-  const Overlap* overlap_;  // null: tasks do not slow each other
-  std::size_t computing_ = 0, exchanging_ = 0;
+  const bool slows_;  // whether tasks slow each other
+  const Task* computing_ = nullptr;
+  int exchanging_ = 0;
   std::int64_t in_flight_ = 0;  // bytes a rank exchanges in them
   Slowdowns slowed_;
   std::vector<std::uint32_t> activities_left_;

@@ -1,6 +1,7 @@
 // PipeMoE with deferred weight gradients: backward, the second all-to-all of a chunk needs only its
 // input gradient, so weight gradients are tasks of their own that fill the gaps which communication
-// leaves on the compute stream. Their places depend on what the tasks cost on this cluster.
+// leaves on the compute stream, as the gate's gradients do. Their places depend on what the tasks
+// cost on this cluster.
 #include <cstddef>
 
 #include "models/cost_model.hpp"
@@ -59,6 +60,8 @@ TaskGraph pipemoe_deferred(const MoeLayer& layer, const Cluster& cluster, Degree
 
   const std::vector<std::int64_t> rows = layer.chunk_rows(degrees.backward_degree);
   const ChunkTasks ids = add_chunks(builder, tasks, rows, gradient);
+  // The gate's gradients need nothing of the experts: they fill the wait for the first rows.
+  const TaskId gate = append_after(builder, {gradient}, tasks.gate(Phase::Backward));
   for (const TaskId id : ids.arrivals) builder.enqueue(id);
   for (const TaskId id : ids.returns) builder.enqueue(id);
   for (const auto& step : deferred_order(costs_of(tasks, rows, CostModel(cluster)))) {
@@ -67,7 +70,7 @@ TaskGraph pipemoe_deferred(const MoeLayer& layer, const Cluster& cluster, Degree
   }
   // Queued behind the weight gradients: it needs every chunk's return, they need nothing of it.
   const TaskId input = append_after(builder, ids.returns, tasks.permute(Phase::Backward));
-  append_after(builder, {input}, tasks.gate(Phase::Backward));
+  builder.depend(gate, input);
   return std::move(builder).build();
 }
 

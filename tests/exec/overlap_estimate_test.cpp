@@ -40,17 +40,27 @@ TEST_CASE("streams that hardly met tell no slowdown", "[exec][overlap]") {
 }
 
 TEST_CASE("few points are one slowdown, their median, not below 1", "[exec][overlap]") {
-  CHECK(slowdown_by_bytes(points(1000, {1.5, 1.2, 1.3})) == Slowdown(1.3));
-  CHECK(slowdown_by_bytes(points(1000, {0.9})) == Slowdown(1));
+  CHECK(slowdown_by_bytes(points(1000, {1.5, 1.2, 1.3}), 6) == Slowdown(1.3));
+  CHECK(slowdown_by_bytes(points(1000, {0.9}), 6) == Slowdown(1));
 }
 
 TEST_CASE("many points are medians of those of similar bytes", "[exec][overlap]") {
   auto all = points(1 << 20, {1.1, 1.2, 1.2, 1.2, 9, 1.3});
   const auto more = points(1 << 24, {2, 2, 2, 2, 2, 0.5});
   all.insert(all.begin(), more.begin(), more.end());
-  const Slowdown found = slowdown_by_bytes(all);
+  const Slowdown found = slowdown_by_bytes(all, 6);
   CHECK(found.at({1 << 20}) == Approx(1.2));
   CHECK(found.at({1 << 24}) == Approx(2));
   CHECK(found.at({1 << 22}) == Approx(1.6));  // half way in the logarithm
-  CHECK(slowdown_by_bytes(points(64, std::vector<double>(12, 1.5))) == Slowdown(1.5));
+  CHECK(slowdown_by_bytes(points(64, std::vector<double>(12, 1.5)), 6) == Slowdown(1.5));
+}
+
+TEST_CASE("two ranks' points of two sizes are two points", "[exec][overlap]") {
+  auto all = points(1 << 20, {1.5, 1.7});
+  const auto more = points(1 << 24, {1.1, 1.3});
+  all.insert(all.end(), more.begin(), more.end());
+  const Slowdown found = slowdown_by_bytes(all, 2);
+  REQUIRE(found.points().size() == 2);
+  CHECK(found.at({1 << 20}) == Approx(1.6));
+  CHECK(found.at({1 << 24}) == Approx(1.2));
 }

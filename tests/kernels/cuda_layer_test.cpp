@@ -129,6 +129,22 @@ TEST_CASE("on a GPU forward and backward degrees may differ", "[cuda][layer]") {
   }
 }
 
+TEST_CASE("experts read rows as the ranks sent them", "[cuda][layer]") {
+  const auto element = GENERATE(Element::Fp32, Element::Bf16);
+  const auto ranks = GENERATE(as<std::int64_t>(), 2, 4);
+  for (const Variant& variant : kVariants) {
+    const Problem problem =
+        draw_device_problem(layer_of(ranks, 2, 1.25, variant), variant.biases, 13, element);
+    const Expected reference = expected(problem);
+    for (const Degrees degrees : {Degrees{1, 1}, {3, 3}, {8, 8}, {5, 2}, {1, 8}}) {
+      CAPTURE(ranks, to_string(variant.activation));
+      DeviceRun run{degrees, element};
+      run.unpacked_rows = 1;
+      REQUIRE_EQUALS_REFERENCE(problem, reference, run);
+    }
+  }
+}
+
 TEST_CASE("a layer on a GPU gives the same bits on each run and from a graph", "[cuda][layer]") {
   const auto element = GENERATE(Element::Fp32, Element::Bf16);
   const Problem problem = draw_device_problem(layer_of(4, 2, 1.25, kVariants[0]), true, 8, element);
@@ -138,6 +154,8 @@ TEST_CASE("a layer on a GPU gives the same bits on each run and from a graph", "
     REQUIRE(once == run_device_layer(problem, run));
     run.graph = true;
     REQUIRE(once == run_device_layer(problem, run));
+    run.unpacked_rows = 1;
+    REQUIRE(run_device_layer(problem, run) == run_device_layer(problem, run));
   }
 }
 

@@ -44,7 +44,8 @@ DeviceLayerShape shape_of(const Problem& problem, const DeviceRun& run) {
           .forward_degree = run.degrees.forward_degree,
           .backward_degree = run.degrees.backward_degree,
           .direct = run.direct,
-          .search = run.search};
+          .search = run.search,
+          .unpacked_rows = run.unpacked_rows};
 }
 
 std::vector<float> part_of(const std::vector<double>& all, std::int64_t index, std::int64_t parts) {

@@ -13,6 +13,7 @@ struct DeviceRun {
   bool tf32 = false;
   bool graph = false;  ///< an iteration is captured, then replayed twice; not dropless
   cuda::Search search = cuda::Search::Heuristic;
+  std::int64_t unpacked_rows = cuda::DeviceLayerShape().unpacked_rows;
 };
 
 /// Numbers rounded to what the element holds (the gate's stay fp32), routing drawn anew until no

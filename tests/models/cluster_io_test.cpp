@@ -33,6 +33,10 @@ class Draw {
     made.gpu_link = link();
     if (chance()) made.fat_tree = FatTree{integer(1, 64), 1 + number()};
     if (chance()) made.overlap = Overlap{slowdown(), slowdown(), text()};
+    for (auto count = made.overlap ? integer(0, 3) : 0; count > 0; --count) {
+      const ExpertSizes sizes{integer(1, 64), count, integer(1, 4096)};  // no two alike
+      made.overlap->experts.push_back({sizes, slowdown(), slowdown()});
+    }
     for (auto count = integer(0, 3); count > 0; --count) {
       made.all_to_all[integer(1, 512)] = fit<Bytes>();
     }
@@ -242,4 +246,22 @@ TEST_CASE("an overlap slows, by a factor from a source", "[models][cluster][io]"
   CHECK_THROWS_WITH(
       read_overlap("compute_slowdown = 1\ncommunication_slowdown = 1\nsource = 's'\ntypo = 1"),
       Contains("overlap.typo is an unknown key"));
+}
+
+TEST_CASE("an overlap may be of experts of their sizes", "[models][cluster][io]") {
+  const std::string expert =
+      "[[overlap.expert]]\nexperts_per_rank = 2\nmodel_dim = 8\nhidden_dim = 16\n"
+      "compute_slowdown = 1.5\ncommunication_slowdown = 2\n";
+  const auto read_experts = [](const std::string& experts) {
+    return read(std::string(kFirst) +
+                "[overlap]\ncompute_slowdown = 1\ncommunication_slowdown = 1\nsource = 's'\n" +
+                experts)
+        .overlap.value();
+  };
+  const Overlap overlap = read_experts(expert);
+  REQUIRE(overlap.of({2, 8, 16}) != nullptr);
+  CHECK(*overlap.of({2, 8, 16}) == ExpertOverlap{{2, 8, 16}, 1.5, 2});
+  CHECK(overlap.of({2, 8, 17}) == nullptr);
+  CHECK_THROWS_WITH(read_experts(expert + expert), Contains("stands twice"));
+  CHECK_THROWS_WITH(read_experts(expert + "typo = 1\n"), Contains("typo is an unknown key"));
 }

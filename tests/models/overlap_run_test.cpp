@@ -98,6 +98,21 @@ TEST_CASE("what is in flight decides by how much", "[models][overlap]") {
   CHECK(two[0].end.count() == Approx(2 + (4 - 1 / three - 1.0 / 3)));
 }
 
+TEST_CASE("experts with slowdowns of their own take those", "[models][overlap]") {
+  // Both experts are one product of 1 x 1; the second stands for a rank with two of them.
+  Cluster cluster = second_a_unit(2, 2);
+  cluster.overlap->experts.push_back(
+      {expert_sizes(Pass::Forward, {{2, 0, 1, 1}, {2, 0, 1, 1}}), 4, 1});
+  const auto experts = [](std::int64_t on_a_rank) {
+    return Task{0, 0, Phase::Forward, Stream::Compute,
+                ExpertFfn{.gemms = {{on_a_rank, 1, 1, 1}, {on_a_rank, 1, 1, 1}}}};
+  };
+  // 4 s of computation; the exchange, 1 s alone, takes 2 and leaves half a speed, or takes 1 and
+  // leaves a quarter.
+  CHECK(spans_of({experts(1), exchange(1)}, cluster)[0].end == Seconds{2 + (4 - 1)});
+  CHECK(spans_of({experts(2), exchange(1)}, cluster)[0].end == Seconds{1 + (4 - 0.25)});
+}
+
 TEST_CASE("a slowdown is constant outside its points", "[models][overlap]") {
   CHECK(rising().at({0}) == 2);
   CHECK(rising().at({1}) == 2);

@@ -153,6 +153,23 @@ TEST_CASE("no degree undercuts the limit, which chunks without start-up reach", 
   }
 }
 
+TEST_CASE("a plan of deferred weight gradients compares their graphs", "[models][plan]") {
+  const Cluster cluster = authors_cluster(64);
+  const MoeLayer layer = shipped_layer("pipemoe-example");
+  const Plan plan = make_plan(layer, cluster, 12, "pipemoe-deferred");
+  CHECK_FALSE(plan.closed_form);
+  CHECK(plan.backward.choice.degree == choose_deferred_degree(layer, cluster, 12).degree);
+  CHECK(plan.backward.choice.time <= make_plan(layer, cluster, 12).backward.choice.time);
+  // One chunk: the weight gradient hides one of the two exchanges, or as much as it lasts.
+  const PhaseBreakdown one = make_plan(layer, cluster, 1, "pipemoe-deferred").backward.chosen;
+  CHECK(one.hidden > Seconds{});
+  CHECK((one.communication + one.compute - one.hidden).count() ==
+        Approx(one.time.count()).epsilon(1e-9));
+  CHECK_THROWS_WITH(make_plan(layer, cluster, 12, "tutel"),
+                    "schedule is tutel: plan chooses the degrees of pipemoe and of "
+                    "pipemoe-deferred");
+}
+
 TEST_CASE("a plan pipelines unless one chunk is best both ways", "[models][plan]") {
   Cluster cluster = authors_cluster(64);
   const MoeLayer layer = shipped_layer("pipemoe-example");

@@ -104,6 +104,10 @@ TEST_CASE("the fitted level slows overlapping tasks as the analytic schedule doe
                                  : Overlap{by_bytes(), by_bytes(), "test"};
     MoeLayer layer = random_layer(random, 16);
     layer.dtype = Dtype::Fp32;
+    if (i % 3 == 0) {
+      const ExpertSizes sizes{layer.num_experts / 16, layer.model_dim, layer.hidden_dim};
+      cluster.overlap->experts.push_back({sizes, slowdown(random), by_bytes()});
+    }
     const auto degree = [&] {
       return 1 + static_cast<std::int64_t>(random() % 40) % layer.slots();
     };
