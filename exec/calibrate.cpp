@@ -331,9 +331,14 @@ void Calibrator::measure_exchanges(ProcessGroup& group) {
   sizes.push_back({std::max(largest, std::int64_t{8192})});
   const auto measured = tools_.time_all_to_alls(group, sizes, kExchangeRepeats * options_.repeats);
   for (std::size_t i = 0; i < sizes.size(); ++i) {
-    points_.all_to_all[group.size()].push_back(
-        record({"all_to_all", "", group.size(), sizes[i].amount(), "byte"},
-               across(group, counts(measured[i]), Across::Last)));
+    const auto recorded = [&](const char* what, const std::vector<Seconds>& times) {
+      return record({what, "", group.size(), sizes[i].amount(), "byte"},
+                    across(group, counts(times), Across::Last));
+    };
+    points_.all_to_all[group.size()].push_back(recorded("all_to_all", measured[i].alone));
+    if (measured[i].queued.empty()) continue;
+    points_.all_to_all_queued[group.size()].push_back(
+        recorded("all_to_all, queued", measured[i].queued));
   }
 }
 

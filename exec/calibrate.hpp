@@ -17,6 +17,12 @@
 
 namespace pipemoe::exec {
 
+/// Repeated times of one exchange.
+struct ExchangeTimes {
+  std::vector<Seconds> alone;   ///< waking up included
+  std::vector<Seconds> queued;  ///< behind another one; empty where a host gives them one by one
+};
+
 /// What a calibration needs of a kind of backend. Times of a collective are those of the rank that
 /// came last; all are collective over the group that the tools were made for, save where one is
 /// given.
@@ -28,10 +34,8 @@ struct CalibrationTools {
   /// the pass is a backward one), all ranks at once; empty where nothing runs it by itself.
   std::function<std::vector<Seconds>(const MoeLayer&, Pass, std::int64_t rows, int repeats)>
       time_activation;
-  /// Repeated times of uniform all-to-alls, waking up included, between the ranks of a group: for
-  /// each of the sizes, in bytes a rank.
-  std::function<std::vector<std::vector<Seconds>>(ProcessGroup&, const std::vector<Bytes>&,
-                                                  int repeats)>
+  /// Uniform all-to-alls between the ranks of a group, for each of the sizes, in bytes a rank.
+  std::function<std::vector<ExchangeTimes>(ProcessGroup&, const std::vector<Bytes>&, int repeats)>
       time_all_to_alls;
   /// What one rank's device is called and how much memory it has; of links only what is known.
   Gpu device;

@@ -53,11 +53,15 @@ void fill_fits(const CalibrationPoints& points, Dtype dtype, const CalibrationTo
     ExpertFit& expert = cluster.experts.emplace_back(key);
     expert.fit = choose_model<Flops>(fit_points(of_expert), kLineTolerance, in_layer);
   }
-  for (const auto& [group, of_group] : points.all_to_all) {
-    cluster.all_to_all[group] =
-        choose_model<Bytes>(fit_points(of_group), kLineTolerance,
-                            source(tools.network, options, static_cast<int>(group)));
-  }
+  const auto by_ranks = [&](const auto& all, const std::string& what, auto& to) {
+    for (const auto& [group, of_group] : all) {
+      to[group] = choose_model<Bytes>(fit_points(of_group), kLineTolerance,
+                                      source(what, options, static_cast<int>(group)));
+    }
+  };
+  by_ranks(points.all_to_all, tools.network, cluster.all_to_all);
+  by_ranks(points.all_to_all_queued, tools.network + ", one behind another",
+           cluster.all_to_all_queued);
 }
 
 // The slope of the all-to-all as links: what `simulate --network node` needs, and what leaves a

@@ -22,6 +22,7 @@ struct CalibrationPoints {
   std::vector<Expert> experts;
   std::vector<MeasuredPoint> gemms;
   std::map<std::int64_t, std::vector<MeasuredPoint>> all_to_all;  ///< by number of ranks
+  std::map<std::int64_t, std::vector<MeasuredPoint>> all_to_all_queued;
   std::vector<ContentionRow> contention;
 
   /// Those of one shape's expert pass.

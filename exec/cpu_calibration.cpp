@@ -136,9 +136,9 @@ CalibrationTools cpu_calibration_tools(const CpuOptions& options, ProcessGroup& 
   };
   tools.time_all_to_alls = [options](ProcessGroup& part, const std::vector<Bytes>& sizes,
                                      int repeats) {
-    std::vector<std::vector<Seconds>> times;
+    std::vector<ExchangeTimes> times;
     for (const Bytes per_rank : sizes) {
-      times.push_back(time_all_to_all(options, part, per_rank, repeats));
+      times.push_back({time_all_to_all(options, part, per_rank, repeats), {}});
     }
     return times;
   };

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "exec/statistics.hpp"
 #include "kernels/cuda_matmul.hpp"
 #include "kernels/device_fill.hpp"
 #include "models/error.hpp"
@@ -87,17 +88,34 @@ std::vector<Seconds> time_gemm(ProcessGroup& group, const CudaOptions& options, 
   });
 }
 
-std::vector<Seconds> time_all_to_all(DeviceCommunicator& communicator, ProcessGroup& group,
-                                     Bytes per_rank, int repeats) {
+// Exchanges of which each but the first is queued.
+constexpr int kQueue = 5;
+
+ExchangeTimes time_all_to_all(DeviceCommunicator& communicator, ProcessGroup& group, Bytes per_rank,
+                              int repeats) {
   const std::int64_t ranks = group.size();
   const std::int64_t part = std::max<std::int64_t>(16, per_rank.count / ranks / 16 * 16);
   const auto bytes = static_cast<std::size_t>(part * ranks);
   const DeviceBuffer from = filled(bytes, Element::Bf16, communicator.allocator());
   const DeviceBuffer to = filled(bytes, Element::Bf16, communicator.allocator());
   const std::vector<std::int64_t> parts(static_cast<std::size_t>(ranks), part);
-  return time_on_stream(group, communicator.asynchronous(), repeats, [&](cudaStream_t stream) {
-    communicator.exchange({from.data(), to.data(), parts, parts}, stream, {});
-  });
+  const bool asynchronous = communicator.asynchronous();
+  const auto exchanges = [&](int count) {
+    return time_on_stream(group, asynchronous, repeats, [&](cudaStream_t stream) {
+      for (int i = 0; i < count; ++i) {
+        communicator.exchange({from.data(), to.data(), parts, parts}, stream, {});
+      }
+    });
+  };
+  ExchangeTimes times{exchanges(1), {}};
+  if (!asynchronous) return times;
+  std::vector<double> alone;
+  for (const Seconds time : times.alone) alone.push_back(time.count());
+  const Seconds first{summarize(alone).median};
+  for (const Seconds all : exchanges(kQueue)) {
+    times.queued.push_back(std::max(all - first, first / kQueue) / (kQueue - 1));
+  }
+  return times;
 }
 
 Gpu device() {
@@ -126,7 +144,7 @@ CalibrationTools cuda_calibration_tools(const CudaOptions& options, ProcessGroup
   tools.time_all_to_alls = [options](ProcessGroup& part, const std::vector<Bytes>& sizes,
                                      int repeats) {
     const auto communicator = communicator_for(options.exchanges, part);
-    std::vector<std::vector<Seconds>> times;
+    std::vector<ExchangeTimes> times;
     for (const Bytes per_rank : sizes) {
       times.push_back(time_all_to_all(*communicator, part, per_rank, repeats));
     }

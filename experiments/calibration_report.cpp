@@ -68,6 +68,9 @@ void print_calibration(const exec::Calibration& calibration) {
   for (const auto& [ranks, fit] : cluster.all_to_all) {
     print_fit(fmt::format("all_to_all, {} ranks", ranks), fit, "byte");
   }
+  for (const auto& [ranks, fit] : cluster.all_to_all_queued) {
+    print_fit(fmt::format("all_to_all, {} ranks, queued", ranks), fit, "byte");
+  }
   for (const auto& [dtype, fit] : cluster.gemm) print_fit("gemm " + to_string(dtype), fit, "flop");
   for (const auto& [pass, cost] : cluster.passes) {
     if (const auto* fit = std::get_if<Fit<Bytes>>(&cost)) print_fit(to_string(pass), *fit, "byte");

@@ -144,6 +144,7 @@ std::vector<ValidationPoint> Run::predict(const Regime& regime, const MoeLayer& 
                                           const Cluster& cluster) const {
   Cluster apart = cluster;
   apart.overlap.reset();
+  apart.all_to_all_queued.clear();
   const Seconds limit = makespan_limit(layer, cluster);
   std::vector<ValidationPoint> points;
   for (const std::int64_t degree : validation_.degrees) {

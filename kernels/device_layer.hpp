@@ -42,7 +42,7 @@ struct DeviceLayerShape {
   Search search = Search::Timed;
   /// From so many rows from one rank to one expert in a chunk on, experts of a layer with a
   /// capacity read rows as an exchange delivers them; fewer are moved together first.
-  std::int64_t unpacked_rows = 256;
+  std::int64_t unpacked_rows = 512;
 
   std::int64_t local_experts() const { return num_experts / num_ranks; }
   std::int64_t first_width() const {

@@ -12,12 +12,17 @@ namespace {
 // `kept` chooses the precedences that count.
 template <class Kept, class Visit>
 void earliest_starts(const TaskGraph& graph, const CostModel& cost, Kept kept, Visit visit) {
-  thread_local std::vector<Seconds> ready;  // kept between calls: no allocation in a search
+  thread_local std::vector<Seconds> ready, fed;  // kept between calls: no allocation in a search
   ready.assign(graph.size(), Seconds{});
+  fed.assign(cost.has_queued() ? graph.size() : 0, Seconds{});  // when what a task needs is there
   for (const TaskId id : graph.topological_order()) {
-    const Seconds start = ready[id], end = start + cost(graph.task(id)).total();
+    const Task& task = graph.task(id);
+    const Seconds start = ready[id];
+    Seconds end = start + cost(task).total();
+    if (cost.has_queued()) end -= cost.queued_saving(task, start - fed[id]);
     graph.for_each_successor(id, [&](TaskId after, Precedence why) {
       if (kept(why)) ready[after] = std::max(ready[after], end);
+      if (cost.has_queued() && why == Precedence::Data) fed[after] = std::max(fed[after], end);
     });
     visit(id, start, end);
   }

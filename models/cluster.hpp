@@ -70,6 +70,9 @@ struct Cluster {
   std::optional<Overlap> overlap;  ///< absent: streams do not slow each other
 
   std::map<std::int64_t, Fit<Bytes>> all_to_all;  ///< by number of ranks; work is a rank's input
+  /// The same for one queued right behind another: part of its start-up then runs beside that one.
+  /// Absent: none does.
+  std::map<std::int64_t, Fit<Bytes>> all_to_all_queued;
   std::map<Dtype, Fit<Flops>> gemm;
   std::map<MemoryPass, PassCost> passes;
   std::vector<ExpertFit> experts;  ///< of a shape that has one, they replace gemm and passes

@@ -129,13 +129,18 @@ void read_experts(ConfigTable& fits, Cluster& cluster) {
   }
 }
 
-void read_fits(ConfigTable table, Cluster& cluster) {
-  if (table.has("all_to_all")) {
-    ConfigTable by_ranks = table.table("all_to_all");
-    for (const std::string& key : by_ranks.keys()) {
-      cluster.all_to_all[read_rank_count(by_ranks, key)] = read_fit<Bytes>(by_ranks.table(key));
-    }
+void read_fits_by_ranks(ConfigTable& fits, const std::string& name,
+                        std::map<std::int64_t, Fit<Bytes>>& to) {
+  if (!fits.has(name)) return;
+  ConfigTable by_ranks = fits.table(name);
+  for (const std::string& key : by_ranks.keys()) {
+    to[read_rank_count(by_ranks, key)] = read_fit<Bytes>(by_ranks.table(key));
   }
+}
+
+void read_fits(ConfigTable table, Cluster& cluster) {
+  read_fits_by_ranks(table, "all_to_all", cluster.all_to_all);
+  read_fits_by_ranks(table, "all_to_all_queued", cluster.all_to_all_queued);
   if (table.has("gemm")) {
     ConfigTable by_dtype = table.table("gemm");
     for (const std::string& key : by_dtype.keys()) {
@@ -297,6 +302,9 @@ std::string fits_toml(const Cluster& cluster) {
   std::string text = "\n[fits]\n";
   for (const auto& [ranks, fit] : cluster.all_to_all) {
     text += fmt::format("\n[fits.all_to_all.{}]\n", ranks) + fit_toml(fit);
+  }
+  for (const auto& [ranks, fit] : cluster.all_to_all_queued) {
+    text += fmt::format("\n[fits.all_to_all_queued.{}]\n", ranks) + fit_toml(fit);
   }
   for (const auto& [dtype, fit] : cluster.gemm) {
     text += fmt::format("\n[fits.gemm.{}]\n", to_string(dtype)) + fit_toml(fit);

@@ -3,6 +3,7 @@
 #include <fmt/core.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <set>
 
 #include "models/error.hpp"
@@ -89,7 +90,9 @@ class Notes {
 }  // namespace
 
 CostModel::CostModel(const Cluster& cluster)
-    : cluster_(cluster), all_to_all_(find_or_null(cluster.all_to_all, cluster.num_ranks())) {
+    : cluster_(cluster),
+      all_to_all_(find_or_null(cluster.all_to_all, cluster.num_ranks())),
+      all_to_all_queued_(find_or_null(cluster.all_to_all_queued, cluster.num_ranks())) {
   for (std::size_t i = 0; i < gemm_.size(); ++i) {
     gemm_[i] = find_or_null(cluster.gemm, static_cast<Dtype>(i));
   }
@@ -145,6 +148,15 @@ TaskCost CostModel::operator()(const Task& task) const {
   if (expert == nullptr) return sum;
   for (const GemmShape& gemm : expert->gemms) sum += cost_of(*gemm_cost, gemm.flops());
   return sum;
+}
+
+Seconds CostModel::queued_saving(const Task& task, Seconds waited) const {
+  const auto* exchange = std::get_if<AllToAll>(&task.operation);
+  if (exchange == nullptr || !has_queued()) return {};
+  const Fit<Bytes>& alone = all_to_all_fit();
+  const Bytes bytes = exchange->traffic.per_rank();
+  const Seconds most = std::min(alone(bytes) - (*all_to_all_queued_)(bytes), alone.startup());
+  return std::clamp(waited, Seconds{}, std::max(most, Seconds{}));
 }
 
 Slowdowns CostModel::slowdowns(const Task& compute, Bytes in_flight) const {

@@ -42,6 +42,13 @@ class CostModel {
   /// uneven traffic matrix costs what its busiest sender's bytes would cost all.
   TaskCost operator()(const Task& task) const;
 
+  /// Whether tasks may take less than their costs when queued.
+  bool has_queued() const { return all_to_all_queued_ != nullptr; }
+  /// By how much less than its cost a task takes whose stream ran another one for so long after
+  /// all that it needs was there: of a queued all-to-all the part of its start-up that runs beside
+  /// the one before.
+  Seconds queued_saving(const Task& task, Seconds waited) const;
+
   /// How tasks slow each other, which their costs leave out.
   const std::optional<Overlap>& overlap() const { return cluster_.overlap; }
   /// While the task runs on the compute stream beside exchanges of so many bytes a rank. Requires
@@ -67,6 +74,7 @@ class CostModel {
   const Cluster& cluster_;
   // Resolved once; null where the profile has none.
   const Fit<Bytes>* all_to_all_;
+  const Fit<Bytes>* all_to_all_queued_;
   std::array<const Fit<Flops>*, 3> gemm_;
   std::array<const PassCost*, kMemoryPasses.size()> passes_;
 };

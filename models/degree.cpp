@@ -82,7 +82,7 @@ DegreeChoice choose_degree_exhaustively(const PipelineCost& cost, std::int64_t m
 }
 
 bool has_closed_form(const MoeLayer& layer, const Cluster& cluster) {
-  if (cluster.overlap) return false;
+  if (cluster.overlap || cluster.all_to_all_queued.contains(cluster.num_ranks())) return false;
   const CostModel cost(cluster);
   const schedules::LayerTasks tasks(layer, cluster.num_ranks());
   const auto expert = [&](Pass pass) { return tasks.expert(pass, 0, layer.rows()); };
@@ -91,7 +91,8 @@ bool has_closed_form(const MoeLayer& layer, const Cluster& cluster) {
 }
 
 PipelineCost pipeline_cost(const MoeLayer& layer, const Cluster& cluster, Phase phase) {
-  ensure(has_closed_form(layer, cluster), "pipeline_cost of a table or with overlap slowdowns");
+  ensure(has_closed_form(layer, cluster),
+         "pipeline_cost of a table, of queued exchanges or with slowdowns");
   check_fits_ranks(layer, cluster.num_ranks());
   const CostModel cost_of(cluster);
   const schedules::LayerTasks tasks(layer, cluster.num_ranks());

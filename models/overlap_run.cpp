@@ -12,7 +12,7 @@ void OverlapRun::Running::slow_to(double wanted, Seconds now) {
 }
 
 OverlapRun::OverlapRun(const TaskGraph& graph, const CostModel& cost)
-    : graph_(graph), cost_(cost), waiting_for_(graph.size()) {
+    : graph_(graph), cost_(cost), waiting_for_(graph.size()), fed_(graph.size()) {
   ensure(cost.overlap().has_value(), "OverlapRun without an overlap");
   for (TaskId id = 0; id < graph.size(); ++id) {
     graph.for_each_successor(id, [&](TaskId after, Precedence) { ++waiting_for_[after]; });
@@ -39,7 +39,7 @@ void OverlapRun::start_ready(const Visit& visit) {
     const TaskId id = ready_.back();
     ready_.pop_back();
     const Task& task = graph_.task(id);
-    const Seconds alone = cost_(task).total();
+    const Seconds alone = cost_(task).total() - cost_.queued_saving(task, now_ - fed_[id]);
     if (alone > Seconds{}) {
       running_[static_cast<std::size_t>(task.stream)] = Running{id, now_, now_, alone};
     } else {
@@ -75,7 +75,8 @@ std::optional<OverlapRun::Running>* OverlapRun::next_to_end() {
 }
 
 void OverlapRun::finish(TaskId id) {
-  graph_.for_each_successor(id, [&](TaskId after, Precedence) {
+  graph_.for_each_successor(id, [&](TaskId after, Precedence why) {
+    if (why == Precedence::Data) fed_[after] = now_;
     if (--waiting_for_[after] == 0) ready_.push_back(after);
   });
 }

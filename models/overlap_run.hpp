@@ -45,6 +45,7 @@ class OverlapRun {
   Seconds now_{};
   std::array<std::optional<Running>, kStreams.size()> running_;  ///< by stream
   std::vector<std::uint32_t> waiting_for_;
+  std::vector<Seconds> fed_;  ///< when what a task needs was there
   std::vector<TaskId> ready_;
 };
 

@@ -44,6 +44,7 @@ class Run {
         slows_(network == Network::Fitted && cluster.overlap.has_value()),
         activities_left_(graph.size()),
         starting_up_(graph.size()),
+        fed_(graph.size()),
         start_(graph.size()),
         end_(graph.size()) {
     for (TaskId id = 0; id < graph.size(); ++id) {
@@ -85,7 +86,9 @@ class Run {
     while (!ready_.empty()) {  // tasks that take no time end here and make others ready
       const TaskId id = ready_.back();
       ready_.pop_back();
-      start(id, cost_(graph_.task(id)));
+      TaskCost cost = cost_(graph_.task(id));
+      cost.startup -= cost_.queued_saving(graph_.task(id), now() - fed_[id]);
+      start(id, cost);
     }
   }
 
@@ -191,7 +194,8 @@ class Run {
     ++finished_;
     if (slows_ && cost_(graph_.task(id)).total() > Seconds{}) count_running(id, -1);
     if (progress_) progress_(finished_, graph_.size());
-    graph_.for_each_successor(id, [&](TaskId after, Precedence) {
+    graph_.for_each_successor(id, [&](TaskId after, Precedence why) {
+      if (why == Precedence::Data) fed_[after] = now();
       if (--waiting_for_[after] == 0) ready_.push_back(after);
     });
   }
@@ -213,6 +217,7 @@ class Run {
   Slowdowns slowed_;
   std::vector<std::uint32_t> activities_left_;
   std::vector<char> starting_up_;
+  std::vector<Seconds> fed_;  // when what a task needs was there
   std::vector<Seconds> start_, end_;
   std::vector<TaskId> ready_;
   std::vector<s4u::ActivityPtr> activities_;

@@ -39,6 +39,7 @@ class Draw {
     }
     for (auto count = integer(0, 3); count > 0; --count) {
       made.all_to_all[integer(1, 512)] = fit<Bytes>();
+      if (chance()) made.all_to_all_queued[integer(1, 512)] = fit<Bytes>();
     }
     for (const Dtype dtype : {Dtype::Fp32, Dtype::Bf16, Dtype::Fp16}) {
       if (chance()) made.gemm[dtype] = fit<Flops>();

@@ -172,6 +172,31 @@ TEST_CASE("a pipelined phase runs as derived by hand", "[models][overlap]") {
   check_span(c1, 9, 11);
 }
 
+TEST_CASE("a queued exchange starts up beside the one before it", "[models][overlap]") {
+  // Alone 2 s + 1 s a byte; queued 1 s less, as far as it waited for its stream alone.
+  Cluster cluster = second_a_unit(1, 1);
+  cluster.all_to_all[1].model = AlphaBeta<Bytes>{Seconds{2}, {1}};
+  cluster.all_to_all_queued[1].model = AlphaBeta<Bytes>{Seconds{1}, {1}};
+  for (const bool slows : {false, true}) {
+    if (!slows) cluster.overlap.reset();
+    if (slows) cluster.overlap = Overlap{1, 1, "by hand"};
+    TaskGraphBuilder builder("by hand", 1);
+    builder.append(exchange(1));                                            // 0 to 3
+    builder.append(exchange(1, Stream::InterNode, 1));                      // to 3 + 3 - 1
+    const TaskId work = builder.append(expert(4));                          // 0 to 4
+    const TaskId late = builder.append(exchange(1, Stream::InterNode, 2));  // waits 1 of 5 s
+    builder.depend(work, late);
+    const TaskId longer = builder.append(expert(4, 1));  // 4 to 8
+    const TaskId last = builder.append(exchange(1, Stream::InterNode, 3));
+    builder.depend(longer, last);
+    const auto spans = analytic_timeline(std::move(builder).build(), cluster).spans;
+    CAPTURE(slows);
+    CHECK(spans[1].end == Seconds{5});
+    CHECK(spans[late].end == Seconds{5 + 3 - 1});
+    CHECK(spans[last].end == Seconds{8 + 3});  // it waited for the expert: no saving
+  }
+}
+
 TEST_CASE("slowdowns of 1 change no bit of any time", "[models][overlap]") {
   std::mt19937_64 random(41);
   const Cluster plain = authors_cluster(16), slowed = with_overlap(plain, 1, 1);

@@ -104,6 +104,9 @@ TEST_CASE("the fitted level slows overlapping tasks as the analytic schedule doe
                                  : Overlap{by_bytes(), by_bytes(), "test"};
     MoeLayer layer = random_layer(random, 16);
     layer.dtype = Dtype::Fp32;
+    if (i % 5 == 0) {
+      cluster.all_to_all_queued[16].model = AlphaBeta<Bytes>{Seconds{3e-4}, {2.9e-10}};
+    }
     if (i % 3 == 0) {
       const ExpertSizes sizes{layer.num_experts / 16, layer.model_dim, layer.hidden_dim};
       cluster.overlap->experts.push_back({sizes, slowdown(random), by_bytes()});
