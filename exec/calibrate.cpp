@@ -24,8 +24,9 @@ namespace {
 
 /// Turns that the graphs of a layer take.
 constexpr int kRounds = 5;
-/// How many times as often exchanges are repeated: every task of every layer rests on their times.
-constexpr int kExchangeRepeats = 3;
+/// Turns that sizes of exchanges take: one size's repeats last milliseconds, and a burst from
+/// elsewhere may take all of them.
+constexpr int kExchangeRounds = 3;
 
 using Times = std::vector<double>;              // seconds, one a repeat
 using AloneTimes = std::map<TaskKey, Seconds>;  // medians of one graph on this rank
@@ -329,7 +330,11 @@ void Calibrator::measure_exchanges(ProcessGroup& group) {
   std::vector<Bytes> sizes;
   for (std::int64_t size = 4096; size < largest; size *= 2) sizes.push_back({size});
   sizes.push_back({std::max(largest, std::int64_t{8192})});
-  const auto measured = tools_.time_all_to_alls(group, sizes, kExchangeRepeats * options_.repeats);
+  std::vector<ExchangeTimes> measured(sizes.size());
+  for (int round = 0; round < kExchangeRounds; ++round) {
+    const auto times = tools_.time_all_to_alls(group, sizes, options_.repeats);
+    for (std::size_t i = 0; i < sizes.size(); ++i) measured[i].append(times[i]);
+  }
   for (std::size_t i = 0; i < sizes.size(); ++i) {
     const auto recorded = [&](const char* what, const std::vector<Seconds>& times) {
       return record({what, "", group.size(), sizes[i].amount(), "byte"},

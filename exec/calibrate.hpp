@@ -21,6 +21,11 @@ namespace pipemoe::exec {
 struct ExchangeTimes {
   std::vector<Seconds> alone;   ///< waking up included
   std::vector<Seconds> queued;  ///< behind another one; empty where a host gives them one by one
+
+  void append(const ExchangeTimes& more) {
+    alone.insert(alone.end(), more.alone.begin(), more.alone.end());
+    queued.insert(queued.end(), more.queued.begin(), more.queued.end());
+  }
 };
 
 /// What a calibration needs of a kind of backend. Times of a collective are those of the rank that

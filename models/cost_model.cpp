@@ -162,8 +162,9 @@ Seconds CostModel::queued_saving(const Task& task, Seconds waited) const {
 Slowdowns CostModel::slowdowns(const Task& compute, Bytes in_flight) const {
   const Overlap& overlap = *cluster_.overlap;
   const auto* expert = std::get_if<ExpertFfn>(&compute.operation);
+  const bool looks = expert != nullptr && !overlap.experts.empty();
   const ExpertOverlap* own =
-      expert == nullptr ? nullptr : overlap.of(expert_sizes(expert->pass, expert->gemms));
+      looks ? overlap.of(expert_sizes(expert->pass, expert->gemms)) : nullptr;
   const auto at = [&](const auto& of) {
     return Slowdowns{of.compute.at(in_flight), of.communication.at(in_flight)};
   };

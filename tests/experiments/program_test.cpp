@@ -75,9 +75,18 @@ TEST_CASE("plan --json names degrees and times of both phases", "[program][plan]
   }
   CHECK(plan["iteration_s"].get<double>() ==
         Approx(plan["forward"]["time_s"].get<double>() + plan["backward"]["time_s"].get<double>()));
-  CHECK(keys(plan) == std::set<std::string>{"cluster", "pipeline", "forward", "backward",
-                                            "iteration_s", "slower", "provenance"});
+  CHECK(keys(plan) == std::set<std::string>{"cluster", "schedule", "pipeline", "forward",
+                                            "backward", "iteration_s", "slower", "provenance"});
+  CHECK(plan["schedule"] == "pipemoe");
   CHECK(plan["pipeline"] == true);
+}
+
+TEST_CASE("plan may defer weight gradients", "[program][plan]") {
+  const Json plan = json_of("plan --json " + kInputs);
+  const Json deferred = json_of("plan --json --schedule pipemoe-deferred " + kInputs);
+  CHECK(deferred["schedule"] == "pipemoe-deferred");
+  CHECK(deferred["backward"]["time_s"] <= plan["backward"]["time_s"]);
+  check_refused("plan --schedule tutel " + kInputs, {"schedule is tutel", "pipemoe-deferred"});
 }
 
 TEST_CASE("plan explains its choice to a person", "[program][plan]") {
