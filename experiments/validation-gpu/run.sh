@@ -112,7 +112,8 @@ studies_of_several() {
   echo "== one iteration of each all-to-all as a timeline"
   for communicator in nccl nccl-zero-cta; do
     once "$output/qwen3-2-$communicator.json" ranks "$gpus" run --backend cuda \
-      --layer $layers/qwen3.toml --communicator $communicator --forward-degree 2 \
+      --layer $layers/qwen3.toml --communicator $communicator --schedule pipemoe-deferred \
+      --cluster "$output/several-gpus/profile-${communicator#nccl-}.toml" --forward-degree 2 \
       --backward-degree 2 --set layer.num_experts=$((32 * gpus)) --json
   done
   echo "== validation without peer access"

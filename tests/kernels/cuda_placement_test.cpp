@@ -1,0 +1,109 @@
+// Where rows lie on a GPU, told without one.
+#include <catch2/catch.hpp>
+#include <cstdint>
+#include <numeric>
+#include <vector>
+
+#include "kernels/device_layer_state.hpp"
+
+using namespace pipemoe;
+using namespace pipemoe::cuda;
+using kernels::ReceivedRows;
+
+namespace {
+
+constexpr std::int64_t kCapacity = 10;
+
+// Two ranks, two experts each, ten rows from each rank to each.
+DeviceLayerShape shape(std::int64_t unpacked_rows) {
+  return {.tokens = 20,
+          .model_dim = 16,
+          .hidden_dim = 8,
+          .num_experts = 4,
+          .top_k = 2,
+          .capacity = kCapacity,
+          .num_ranks = 2,
+          .forward_degree = 2,
+          .backward_degree = 3,
+          .unpacked_rows = unpacked_rows};
+}
+
+RowPlacement placed(const DeviceLayerShape& of) {
+  const ReceivedRows received(2, 2, std::vector<std::int64_t>(4, kCapacity));
+  return place(of, std::vector<std::int64_t>(4, kCapacity), received);
+}
+
+// How often the groups of all chunks have each of the received rows.
+std::vector<int> times_covered(const std::vector<DeviceChunk>& chunks, std::int64_t rows) {
+  std::vector<int> covered(static_cast<std::size_t>(rows));
+  for (const DeviceChunk& chunk : chunks) {
+    for (const Group& group : chunk.groups) {
+      for (std::int64_t e = 0; e < group.experts; ++e) {
+        for (std::int64_t row = 0; row < group.rows; ++row) {
+          ++covered.at(static_cast<std::size_t>(group.first_row + e * group.stride + row));
+        }
+      }
+    }
+  }
+  return covered;
+}
+
+}  // namespace
+
+TEST_CASE("with enough rows experts read them as the ranks sent them", "[cuda][placement]") {
+  // Three chunks of ten rows: 4, 3 and 3.
+  REQUIRE(received_order(shape(3)) == ReceivedOrder::BySource);
+  const RowPlacement placement = placed(shape(3));
+  for (const auto* chunks : {&placement.forward, &placement.backward}) {
+    CHECK(times_covered(*chunks, placement.received_rows) ==
+          std::vector<int>(static_cast<std::size_t>(placement.received_rows), 1));
+    for (const DeviceChunk& chunk : *chunks) {
+      REQUIRE(chunk.groups.size() == 2);
+      CHECK(chunk.groups[0].first_row == chunk.received_begin);
+      CHECK_FALSE(chunk.groups[0].continues);
+      CHECK(chunk.groups[1].continues);  // its weight gradients add to the first one's
+      CHECK(chunk.pack.count == 0);
+      CHECK(chunk.unpack.count == 0);
+    }
+  }
+}
+
+TEST_CASE("rows regrouped between degrees keep their expert and source", "[cuda][placement]") {
+  // Forward's chunks: [source][expert] blocks of 5; backward's of 4, 3, 3. Row i of a block of one
+  // source and expert is in forward's chunk i / 5, in backward's 0, 1, 2 from rows 0, 4, 7.
+  const RowPlacement placement = placed(shape(3));
+  std::vector<std::int64_t> from(40, -1);
+  for (const DeviceChunk& chunk : placement.backward) {
+    for (std::int64_t m = chunk.regroup.begin; m < chunk.regroup.begin + chunk.regroup.count; ++m) {
+      const RowMove& move = placement.moves[static_cast<std::size_t>(m)];
+      for (std::int64_t row = 0; row < move.rows; ++row) {
+        from.at(static_cast<std::size_t>(move.to + row)) = move.from + row;
+      }
+    }
+  }
+  const std::int64_t begins[] = {0, 4, 7, 10};
+  for (std::int64_t block = 0; block < 4; ++block) {  // source * 2 + expert
+    for (std::int64_t row = 0; row < kCapacity; ++row) {
+      const std::int64_t chunk = row < 4 ? 0 : row < 7 ? 1 : 2;
+      const std::int64_t size = begins[chunk + 1] - begins[chunk];
+      const std::int64_t to = 4 * begins[chunk] + block * size + row - begins[chunk];
+      CAPTURE(block, row);
+      CHECK(from[static_cast<std::size_t>(to)] == row / 5 * 20 + block * 5 + row % 5);
+    }
+  }
+}
+
+TEST_CASE("fewer rows, and a dropless layer's, are moved together first", "[cuda][placement]") {
+  CHECK(received_order(shape(4)) == ReceivedOrder::Packed);  // 10 / 3 is 3
+  const RowPlacement placement = placed(shape(4));
+  for (const DeviceChunk& chunk : placement.backward) {
+    REQUIRE(chunk.groups.size() == 1);
+    CHECK(chunk.pack.count == 4);
+  }
+  DeviceLayerShape dropless = shape(1);
+  dropless.capacity = -1;
+  CHECK(received_order(dropless) == ReceivedOrder::Packed);
+  DeviceLayerShape one_expert = shape(4);
+  one_expert.num_experts = 2;
+  CHECK(received_order(one_expert) == ReceivedOrder::AsPacked);
+}
