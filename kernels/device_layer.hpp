@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -40,9 +41,9 @@ struct DeviceLayerShape {
   /// One rank without an exchange: permute writes where the experts read, and so on back.
   bool direct = false;
   Search search = Search::Timed;
-  /// From so many rows from one rank to one expert in a chunk on, experts of a layer with a
-  /// capacity read rows as an exchange delivers them; fewer are moved together first.
-  std::int64_t unpacked_rows = 512;
+  /// Whether an expert's rows from all ranks are moved together first, or read as the exchange
+  /// delivers them, which needs a capacity. Absent: what is expected to be faster.
+  std::optional<bool> packs = std::nullopt;
 
   std::int64_t local_experts() const { return num_experts / num_ranks; }
   std::int64_t first_width() const {

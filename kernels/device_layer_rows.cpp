@@ -147,6 +147,19 @@ std::int64_t block_begin(const ReceivedRows& rows, ReceivedOrder order, std::int
                                           : rows.packed_begin(source, expert);
 }
 
+// Moving rows takes four passes over them in an iteration. Without, each rank's rows are a product
+// of their own: with few rows an inefficient one, and weight gradients are read and written once
+// more for each further rank and chunk.
+bool packing_pays(const DeviceLayerShape& shape) {
+  constexpr std::int64_t kEfficientRows = 512;  // on two H100 with 16 and 32 experts each
+  const std::int64_t most = std::max(shape.forward_degree, shape.backward_degree);
+  if (shape.capacity / most < kEfficientRows) return true;
+  const std::int64_t moved = 8 * shape.num_ranks * shape.capacity;  // an expert's, in rows
+  const std::int64_t added =
+      2 * (shape.num_ranks - 1) * shape.backward_degree * (shape.first_width() + shape.hidden_dim);
+  return moved < added;
+}
+
 // From forward's chunks to one of backward's, both in the products' order: as kernels::regroup.
 void add_regrouping(const DeviceLayerShape& shape, const ReceivedRows& all, std::int64_t index,
                     RowPlacement& placement) {
@@ -181,9 +194,8 @@ ReceivedOrder received_order(const DeviceLayerShape& shape) {
   if (shape.direct || shape.num_ranks == 1 || shape.local_experts() == 1) {
     return ReceivedOrder::AsPacked;
   }
-  const std::int64_t degree = std::max(shape.forward_degree, shape.backward_degree);
-  const bool by_source = shape.capacity >= 0 && shape.capacity / degree >= shape.unpacked_rows;
-  return by_source ? ReceivedOrder::BySource : ReceivedOrder::Packed;
+  const bool packs = shape.capacity < 0 || shape.packs.value_or(packing_pays(shape));
+  return packs ? ReceivedOrder::Packed : ReceivedOrder::BySource;
 }
 
 RowPlacement place(const DeviceLayerShape& shape, const std::vector<std::int64_t>& sent,

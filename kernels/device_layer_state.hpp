@@ -45,8 +45,6 @@ enum class ReceivedOrder {
   Packed,    ///< moved into packed order first, and back for the exchange behind
   BySource,  ///< read as delivered, with products of their own for each source
 };
-/// Moving rows costs four passes over them in an iteration, products of fewer rows each cost
-/// efficiency and weight gradients that are read and added to once more for each source.
 ReceivedOrder received_order(const DeviceLayerShape& shape);
 
 /// Where every row of both directions lies.

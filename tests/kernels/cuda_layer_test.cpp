@@ -139,7 +139,7 @@ TEST_CASE("experts read rows as the ranks sent them", "[cuda][layer]") {
     for (const Degrees degrees : {Degrees{1, 1}, {3, 3}, {8, 8}, {5, 2}, {1, 8}}) {
       CAPTURE(ranks, to_string(variant.activation));
       DeviceRun run{degrees, element};
-      run.unpacked_rows = 1;
+      run.packs = false;
       REQUIRE_EQUALS_REFERENCE(problem, reference, run);
     }
   }
@@ -154,7 +154,7 @@ TEST_CASE("a layer on a GPU gives the same bits on each run and from a graph", "
     REQUIRE(once == run_device_layer(problem, run));
     run.graph = true;
     REQUIRE(once == run_device_layer(problem, run));
-    run.unpacked_rows = 1;
+    run.packs = false;
     REQUIRE(run_device_layer(problem, run) == run_device_layer(problem, run));
   }
 }

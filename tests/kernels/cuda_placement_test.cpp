@@ -15,7 +15,7 @@ namespace {
 constexpr std::int64_t kCapacity = 10;
 
 // Two ranks, two experts each, ten rows from each rank to each.
-DeviceLayerShape shape(std::int64_t unpacked_rows) {
+DeviceLayerShape shape(bool packs) {
   return {.tokens = 20,
           .model_dim = 16,
           .hidden_dim = 8,
@@ -25,7 +25,7 @@ DeviceLayerShape shape(std::int64_t unpacked_rows) {
           .num_ranks = 2,
           .forward_degree = 2,
           .backward_degree = 3,
-          .unpacked_rows = unpacked_rows};
+          .packs = packs};
 }
 
 RowPlacement placed(const DeviceLayerShape& of) {
@@ -50,10 +50,10 @@ std::vector<int> times_covered(const std::vector<DeviceChunk>& chunks, std::int6
 
 }  // namespace
 
-TEST_CASE("with enough rows experts read them as the ranks sent them", "[cuda][placement]") {
+TEST_CASE("experts may read rows as the ranks sent them", "[cuda][placement]") {
   // Three chunks of ten rows: 4, 3 and 3.
-  REQUIRE(received_order(shape(3)) == ReceivedOrder::BySource);
-  const RowPlacement placement = placed(shape(3));
+  REQUIRE(received_order(shape(false)) == ReceivedOrder::BySource);
+  const RowPlacement placement = placed(shape(false));
   for (const auto* chunks : {&placement.forward, &placement.backward}) {
     CHECK(times_covered(*chunks, placement.received_rows) ==
           std::vector<int>(static_cast<std::size_t>(placement.received_rows), 1));
@@ -71,7 +71,7 @@ TEST_CASE("with enough rows experts read them as the ranks sent them", "[cuda][p
 TEST_CASE("rows regrouped between degrees keep their expert and source", "[cuda][placement]") {
   // Forward's chunks: [source][expert] blocks of 5; backward's of 4, 3, 3. Row i of a block of one
   // source and expert is in forward's chunk i / 5, in backward's 0, 1, 2 from rows 0, 4, 7.
-  const RowPlacement placement = placed(shape(3));
+  const RowPlacement placement = placed(shape(false));
   std::vector<std::int64_t> from(40, -1);
   for (const DeviceChunk& chunk : placement.backward) {
     for (std::int64_t m = chunk.regroup.begin; m < chunk.regroup.begin + chunk.regroup.count; ++m) {
@@ -93,17 +93,39 @@ TEST_CASE("rows regrouped between degrees keep their expert and source", "[cuda]
   }
 }
 
-TEST_CASE("fewer rows, and a dropless layer's, are moved together first", "[cuda][placement]") {
-  CHECK(received_order(shape(4)) == ReceivedOrder::Packed);  // 10 / 3 is 3
-  const RowPlacement placement = placed(shape(4));
+TEST_CASE("rows may be moved together first, and a dropless layer's are", "[cuda][placement]") {
+  CHECK(received_order(shape(true)) == ReceivedOrder::Packed);
+  const RowPlacement placement = placed(shape(true));
   for (const DeviceChunk& chunk : placement.backward) {
     REQUIRE(chunk.groups.size() == 1);
     CHECK(chunk.pack.count == 4);
   }
-  DeviceLayerShape dropless = shape(1);
+  DeviceLayerShape dropless = shape(false);
   dropless.capacity = -1;
   CHECK(received_order(dropless) == ReceivedOrder::Packed);
-  DeviceLayerShape one_expert = shape(4);
+  DeviceLayerShape one_expert = shape(true);
   one_expert.num_experts = 2;
   CHECK(received_order(one_expert) == ReceivedOrder::AsPacked);
+}
+
+TEST_CASE("rows are moved where that costs less", "[cuda][placement]") {
+  const auto order = [](std::int64_t capacity, std::int64_t model_dim, std::int64_t hidden_dim,
+                        std::int64_t degree, std::int64_t ranks = 2) {
+    return received_order({.tokens = 1,
+                           .model_dim = model_dim,
+                           .hidden_dim = hidden_dim,
+                           .num_experts = 4 * ranks,
+                           .top_k = 1,
+                           .capacity = capacity,
+                           .num_ranks = ranks,
+                           .forward_degree = degree,
+                           .backward_degree = degree});
+  };
+  // Moved: 8 * 2 * 2048 rows a model_dim wide; added: 2 * degree * 2 * 2048.
+  CHECK(order(2048, 7168, 2048, 4) == ReceivedOrder::BySource);
+  CHECK(order(2048, 7168, 2048, 5) == ReceivedOrder::Packed);  // 409 rows in a chunk
+  CHECK(order(4096, 4096, 14336, 1) == ReceivedOrder::BySource);
+  CHECK(order(4096, 4096, 14336, 2) == ReceivedOrder::Packed);  // 65,536 < 114,688
+  CHECK(order(512, 4096, 128, 1, 64) == ReceivedOrder::BySource);
+  CHECK(order(511, 4096, 128, 1, 64) == ReceivedOrder::Packed);
 }

@@ -45,7 +45,7 @@ DeviceLayerShape shape_of(const Problem& problem, const DeviceRun& run) {
           .backward_degree = run.degrees.backward_degree,
           .direct = run.direct,
           .search = run.search,
-          .unpacked_rows = run.unpacked_rows};
+          .packs = run.packs};
 }
 
 std::vector<float> part_of(const std::vector<double>& all, std::int64_t index, std::int64_t parts) {

@@ -1,6 +1,8 @@
 // The whole layer on GPU kernels, all ranks in one process on one device: exchanges are copies.
 #pragma once
 
+#include <optional>
+
 #include "kernels/device_layer.hpp"
 #include "tests/kernels/whole_layer.hpp"
 
@@ -13,7 +15,7 @@ struct DeviceRun {
   bool tf32 = false;
   bool graph = false;  ///< an iteration is captured, then replayed twice; not dropless
   cuda::Search search = cuda::Search::Heuristic;
-  std::int64_t unpacked_rows = cuda::DeviceLayerShape().unpacked_rows;
+  std::optional<bool> packs = std::nullopt;
 };
 
 /// Numbers rounded to what the element holds (the gate's stay fp32), routing drawn anew until no
