@@ -217,3 +217,13 @@ TEST_CASE("a schedule needs experts that divide over the ranks", "[models][sched
                       Contains("num_experts is 16, must be a multiple of the 32 ranks"));
   }
 }
+
+TEST_CASE("deferred, the gate's gradients fill the wait for the first rows", "[models][schedule]") {
+  const TaskGraph graph = schedule("pipemoe-deferred", kLayer, authors_cluster(16), {2, 1});
+  const Names compute = order(graph, Stream::Compute);
+  const auto gradient = std::find(compute.begin(), compute.end(), "backward.unpermute.0");
+  REQUIRE(compute.end() - gradient == 5);
+  CHECK(Names(gradient + 1, compute.end()) ==
+        Names{"backward.gate.0", "backward.expert_input_gradient.0",
+              "backward.expert_weight_gradient.0", "backward.permute.0"});
+}
