@@ -164,9 +164,7 @@ void print_wholes(const Comparison& comparison) {
 void print_repeats(std::vector<Seconds> repeats) {
   if (repeats.empty()) return;
   std::sort(repeats.begin(), repeats.end());
-  const std::size_t half = repeats.size() / 2;
-  const Seconds median =
-      repeats.size() % 2 == 1 ? repeats[half] : (repeats[half - 1] + repeats[half]) / 2;
+  const Seconds median = repeats[(repeats.size() - 1) / 2];  // the one that `run` shows
   fmt::print(
       "\n  measured iterations: {}, {:.3f} ms the fastest, {:.3f} the median, {:.3f} the "
       "slowest\n",

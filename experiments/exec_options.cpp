@@ -7,6 +7,21 @@
 #include "models/error.hpp"
 
 namespace pipemoe::program {
+namespace {
+
+// CLI::Range lets NaN pass.
+CLI::Validator finite(double from, double to) {
+  return {[from, to](std::string& text) -> std::string {
+            double value = 0;
+            const bool number = CLI::detail::lexical_cast(text, value);
+            if (number && value >= from && value <= to) return "";
+            return fmt::format("Value {} not in range {} to {}", text, from, to);
+          },
+          fmt::format("FLOAT in [{} - {}]", from, to)};
+}
+
+}  // namespace
+
 void add_exec_options(CLI::App& command, ExecOptions& options) {
   command.add_option("--backend", options.backend.backend, "What computes: cpu or cuda")
       ->capture_default_str();
@@ -38,13 +53,13 @@ void add_exec_options(CLI::App& command, ExecOptions& options) {
   command
       .add_option("--skew", options.backend.data.skew,
                   "Makes expert 0 everyone's favourite, the more the larger")
-      ->check(CLI::Range(0.0, 100.0))
+      ->check(finite(0, 100))
       ->capture_default_str();
   command.add_flag("!--no-biases", options.backend.data.biases, "Experts without biases");
   command
       .add_option("--auxiliary-loss", options.backend.data.auxiliary_loss_weight,
                   "Weight of the load-balancing loss in the gradients")
-      ->check(CLI::Range(0.0, 1e6))
+      ->check(finite(0, 1e6))
       ->capture_default_str();
 }
 

@@ -20,8 +20,8 @@ blasint blas_size(std::int64_t size) {
   return static_cast<blasint>(size);
 }
 
-// OpenBLAS starts with a thread for each core.
-void use_one_thread_until_set() {
+// OpenBLAS starts with a thread for each core; ranks of one host would take each other's.
+void use_one_thread() {
   static const bool once = (openblas_set_num_threads(1), true);
   static_cast<void>(once);
 }
@@ -30,7 +30,7 @@ void use_one_thread_until_set() {
 
 void gemm(const Gemm& shape, std::span<const float> a, std::span<const float> b,
           std::span<float> c) {
-  use_one_thread_until_set();
+  use_one_thread();
   const blasint m = blas_size(shape.m), n = blas_size(shape.n), k = blas_size(shape.k);
   check_size(a, shape.m * shape.k, "gemm: size of a");
   check_size(b, shape.k * shape.n, "gemm: size of b");
@@ -44,12 +44,6 @@ void gemm(const Gemm& shape, std::span<const float> a, std::span<const float> b,
               a.data(), shape.transpose_a == Transpose::Yes ? m : k, b.data(),
               shape.transpose_b == Transpose::Yes ? k : n, shape.accumulate ? 1.0f : 0.0f, c.data(),
               n);
-}
-
-void set_blas_threads(int threads) {
-  ensure(threads >= 1, "set_blas_threads: less than one thread");
-  use_one_thread_until_set();
-  openblas_set_num_threads(threads);
 }
 
 std::string blas_version() { return openblas_get_config(); }

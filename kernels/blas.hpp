@@ -22,13 +22,9 @@ struct Gemm {
 
 /// Any size may be 0: with k == 0 the product is 0. Requires spans of exactly the sizes that the
 /// shape gives, none above 2^31 - 1 in one dimension.
-/// The same inputs give the same bits as long as set_blas_threads does not change between calls.
+/// One thread: the same inputs give the same bits.
 void gemm(const Gemm& shape, std::span<const float> a, std::span<const float> b,
           std::span<float> c);
-
-/// Threads of each later gemm(), in this process; 1 until set, so that ranks of one host do not
-/// take each other's cores. Not to be called while a gemm() runs.
-void set_blas_threads(int threads);
 
 /// The library, its version and the kernels it chose for this processor.
 std::string blas_version();

@@ -58,20 +58,36 @@ struct Token {
   std::span<const float> weight_gradient;  // [top_k]
 };
 
+// g_i - sum_j w_j g_j of weights that sum to 1, as sum_j w_j (g_i - g_j): exact to rounding even
+// where weight i is nearly all and the difference nearly nothing.
+float above_mean(std::span<const float> weights, std::span<const float> gradient, std::size_t i) {
+  float sum = 0;
+  for (std::size_t j = 0; j < weights.size(); ++j) sum += weights[j] * (gradient[i] - gradient[j]);
+  return sum;
+}
+
+std::size_t largest(std::span<const float> weights) {
+  return static_cast<std::size_t>(std::max_element(weights.begin(), weights.end()) -
+                                  weights.begin());
+}
+
 // weight = p / S with S the sum over the chosen: d/dp_i = (g_i - sum_j g_j weight_j) / S.
 void add_weight_gradient(bool renormalize, const Token& token, std::span<float> gradient) {
-  const float mean = renormalize ? dot(token.weight_gradient, token.weights) : 0;
   const float sum = renormalize ? chosen_sum(token.probabilities, token.experts) : 1;
   for (std::size_t i = 0; i < token.experts.size(); ++i) {
-    gradient[static_cast<std::size_t>(token.experts[i])] += (token.weight_gradient[i] - mean) / sum;
+    const float by_weight = renormalize ? above_mean(token.weights, token.weight_gradient, i)
+                                        : token.weight_gradient[i];
+    gradient[static_cast<std::size_t>(token.experts[i])] += by_weight / sum;
   }
 }
 
 // d/dlogit_e = p_e * (g_e - sum_i g_i p_i), in place.
 void softmax_backward(std::span<const float> probabilities, std::span<float> gradient) {
   const float mean = dot(probabilities, gradient);
+  const std::size_t top = largest(probabilities);  // only this one's difference can be tiny
+  const float of_top = probabilities[top] * above_mean(probabilities, gradient, top);
   for (std::size_t e = 0; e < gradient.size(); ++e) {
-    gradient[e] = probabilities[e] * (gradient[e] - mean);
+    gradient[e] = e == top ? of_top : probabilities[e] * (gradient[e] - mean);
   }
 }
 

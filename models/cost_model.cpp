@@ -171,6 +171,20 @@ Slowdowns CostModel::slowdowns(const Task& compute, Bytes in_flight) const {
   return own == nullptr ? at(overlap) : at(*own);
 }
 
+bool CostModel::extrapolates(const Task& task) const {
+  if (const auto* exchange = std::get_if<AllToAll>(&task.operation)) {
+    return all_to_all_fit().extrapolates_at(exchange->traffic.per_rank());
+  }
+  const auto* expert = std::get_if<ExpertFfn>(&task.operation);
+  if (const ExpertFit* whole = expert_fit(expert)) {
+    return whole->fit.extrapolates_at(expert_flops(task.operation));
+  }
+  return expert != nullptr &&
+         std::any_of(expert->gemms.begin(), expert->gemms.end(), [&](const GemmShape& gemm) {
+           return gemm_fit(expert->dtype).extrapolates_at(gemm.flops());
+         });
+}
+
 bool CostModel::is_line(const Task& task) const {
   if (std::holds_alternative<AllToAll>(task.operation)) return all_to_all_fit().line() != nullptr;
   const auto* expert = std::get_if<ExpertFfn>(&task.operation);

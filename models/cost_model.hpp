@@ -55,6 +55,9 @@ class CostModel {
   /// overlap().
   Slowdowns slowdowns(const Task& compute, Bytes in_flight) const;
 
+  /// Whether the task's work is outside the range that its fit was made on.
+  bool extrapolates(const Task& task) const;
+
   /// Whether the task's cost is alpha-beta: a line in its amount of work, no table in it.
   bool is_line(const Task& task) const;
 

@@ -132,6 +132,23 @@ PhaseBreakdown breakdown(const std::string& schedule_name, const MoeLayer& layer
   return parts;
 }
 
+// The largest degree up to which chunks are as long as those that the profile was made on; all
+// where no fit says what that is, or the whole layer is outside already.
+std::int64_t largest_measured(const MoeLayer& layer, const Cluster& cluster, std::int64_t largest) {
+  const CostModel cost(cluster);
+  const schedules::LayerTasks tasks(layer, cluster.num_ranks());
+  const auto measured = [&](std::int64_t degree) {
+    const std::int64_t rows = layer.chunk_rows(degree).back();
+    return !cost.extrapolates(tasks.expert(Pass::Forward, 0, rows)) &&
+           !cost.extrapolates(tasks.expert(Pass::Backward, 0, rows)) &&
+           !cost.extrapolates(tasks.all_to_all(Purpose::Dispatch, Phase::Forward, 0, rows));
+  };
+  if (!measured(1)) return largest;
+  std::int64_t degree = 1;
+  while (degree < largest && measured(degree + 1)) ++degree;
+  return degree;
+}
+
 PhasePlan phase_plan(const std::string& schedule_name, const MoeLayer& layer,
                      const Cluster& cluster, Phase phase, DegreeChoice choice,
                      std::vector<DegreeChoice> by_degree) {
@@ -153,7 +170,8 @@ Plan make_plan(const MoeLayer& layer, const Cluster& cluster, std::int64_t max_d
         fmt::format("schedule is {}: plan chooses the degrees of pipemoe and of pipemoe-deferred",
                     schedule_name));
   }
-  const std::int64_t largest = std::min(max_degree, layer.slots());
+  const std::int64_t allowed = std::min(max_degree, layer.slots());
+  const std::int64_t largest = largest_measured(layer, cluster, allowed);
   Plan plan{.schedule = schedule_name};
   plan.closed_form = schedule_name == kPlain && has_closed_form(layer, cluster);
   Candidates times = plan.closed_form ? closed_form_times(layer, cluster, largest)
@@ -169,6 +187,12 @@ Plan make_plan(const MoeLayer& layer, const Cluster& cluster, std::int64_t max_d
   plan.backward = phase_plan(schedule_name, layer, cluster, Phase::Backward, backward,
                              std::move(times.backward));
   plan.notes = CostModel(cluster).check(schedule(schedule_name, layer, cluster, plan.degrees()));
+  if (largest < allowed) {
+    plan.notes.push_back(fmt::format(
+        "degrees above {} are left out: their chunks are smaller than any that the profile was "
+        "fitted on",
+        largest));
+  }
   return plan;
 }
 

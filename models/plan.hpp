@@ -48,9 +48,10 @@ struct Plan {
   bool pipelines() const { return forward.choice.degree > 1 || backward.choice.degree > 1; }
 };
 
-/// Degrees 1..min(max_degree, layer.slots()). With alpha-beta costs a degree's time is the closed
-/// form, which takes chunks as equal; where the degree does not divide the slots the largest chunk
-/// is up to one slot larger. With tables or overlap slowdowns it is that of the
+/// Degrees 1..min(max_degree, layer.slots()), or fewer where more would make chunks smaller than
+/// what the profile's fits were made on, which a note says. With alpha-beta costs a degree's time
+/// is the closed form, which takes chunks as equal; where the degree does not divide the slots the
+/// largest chunk is up to one slot larger. With tables or overlap slowdowns it is that of the
 /// degree's task graph, and so it is of schedule pipemoe-deferred.
 /// Throws InputError when the cluster lacks a fit, the experts do not divide over the ranks, or the
 /// schedule is neither pipemoe nor pipemoe-deferred.

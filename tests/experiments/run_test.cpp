@@ -46,6 +46,20 @@ TEST_CASE("run shows what ran, on what, how long and how it was checked", "[prog
   }
 }
 
+TEST_CASE("a gate that is all but sure has gradients to fp32", "[program][run]") {
+  // Probabilities of 1 - 1e-5 and beyond: what is left of the auxiliary loss' gradient is the
+  // difference of nearly equal numbers.
+  for (const char* skew : {"10", "15", "20"}) {
+    const Outcome outcome = run(kLayer +
+                                "--forward-degree 3 --backward-degree 1 --repeats 1 "
+                                "--auxiliary-loss 0.1 --verify --skew " +
+                                skew);
+    CAPTURE(skew, outcome.out, outcome.err);
+    CHECK(outcome.exit_code == 0);
+  }
+  check_refused(kRun + "--skew nan", {"--skew", "nan"});
+}
+
 TEST_CASE("run says nothing of checks and links that were not asked for", "[program][run]") {
   const Outcome outcome = run(kRun);
   REQUIRE(outcome.exit_code == 0);

@@ -43,17 +43,6 @@ TEST_CASE("a product of buffers of other sizes is refused", "[kernels][blas]") {
   CHECK_THROWS_AS(gemm({.m = 2, .n = 2, .k = 3}, Floats(5), Floats(6), c), std::logic_error);
   CHECK_THROWS_AS(gemm({.m = 2, .n = 2, .k = 3}, Floats(6), Floats(7), c), std::logic_error);
   CHECK_THROWS_AS(gemm({.m = 2, .n = 3, .k = 3}, Floats(6), Floats(9), c), std::logic_error);
-  CHECK_THROWS_AS(set_blas_threads(0), std::logic_error);
-}
-
-TEST_CASE("two threads compute what one does", "[kernels][blas]") {
-  std::mt19937_64 random(1);
-  const Floats a = to_floats(draw(random, 200 * 150, 1)), b = to_floats(draw(random, 150 * 170, 1));
-  Floats one = poisoned(200 * 170), two = one;
-  gemm({.m = 200, .n = 170, .k = 150}, a, b, one);
-  set_blas_threads(2);
-  gemm({.m = 200, .n = 170, .k = 150}, a, b, two);
-  CHECK(relative_error(two, std::vector<double>(one.begin(), one.end())) < 1e-6);
 }
 
 TEST_CASE("dot products of every remainder of sixteen", "[kernels][blas]") {

@@ -170,6 +170,21 @@ TEST_CASE("a plan of deferred weight gradients compares their graphs", "[models]
                     "pipemoe-deferred");
 }
 
+TEST_CASE("a plan leaves out degrees whose chunks nobody measured", "[models][plan]") {
+  Cluster cluster = authors_cluster(64);
+  const MoeLayer layer = shipped_layer("pipemoe-example");
+  const double bytes = layer.all_to_all_bytes().amount();
+  CHECK(make_plan(layer, cluster).forward.by_degree.size() == 32);  // no range: nobody knows
+  cluster.all_to_all[64].range = WorkRange{bytes / 4, bytes};
+  const Plan plan = make_plan(layer, cluster);
+  CHECK(plan.forward.by_degree.size() == 4);
+  CHECK(plan.backward.choice.degree <= 4);
+  REQUIRE(!plan.notes.empty());
+  CHECK_THAT(plan.notes.back(), Catch::StartsWith("degrees above 4 are left out"));
+  cluster.all_to_all[64].range = WorkRange{bytes * 2, bytes * 4};  // not of this layer at all
+  CHECK(make_plan(layer, cluster).forward.by_degree.size() == 32);
+}
+
 TEST_CASE("a plan pipelines unless one chunk is best both ways", "[models][plan]") {
   Cluster cluster = authors_cluster(64);
   const MoeLayer layer = shipped_layer("pipemoe-example");
