@@ -1,5 +1,6 @@
 # How every target of the project is built, and how the libraries are installed.
 
+# Without -Wrestrict, which GCC 12 gives for correct uses of std::string at -O3.
 add_library(pipemoe_warnings INTERFACE)
 target_compile_options(pipemoe_warnings INTERFACE
   $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wno-missing-field-initializers -Wno-restrict -Wconversion -Wshadow -Wnon-virtual-dtor>

@@ -23,10 +23,10 @@ TaskGraph make_schedule(const ScheduleOptions& options, const Inputs& inputs) {
   Degrees degrees{1, 1};
   const bool chosen = !options.forward_degree || !options.backward_degree;
   if (chosen && schedule_has_degrees(options.schedule)) {
-    degrees = make_plan(inputs.layer, inputs.cluster).degrees();
-    if (options.schedule == "pipemoe-deferred") {
-      degrees.backward_degree = choose_deferred_degree(inputs.layer, inputs.cluster).degree;
-    }
+    const bool defers = options.schedule == "pipemoe-deferred";
+    degrees = make_plan(inputs.layer, inputs.cluster, kDefaultMaxDegree,
+                        defers ? options.schedule : "pipemoe")
+                  .degrees();
   }
   degrees.forward_degree = options.forward_degree.value_or(degrees.forward_degree);
   degrees.backward_degree = options.backward_degree.value_or(degrees.backward_degree);
