@@ -18,6 +18,9 @@ InputError not_built(const std::string& option, const std::string& value, const 
 bool is_cuda(const BackendOptions& options) { return options.backend == "cuda"; }
 
 void check_cpu(const BackendOptions& options, const std::string& communicator) {
+  if (options.pack_rows) {
+    throw InputError("--pack-rows and --no-pack-rows are for --backend cuda, not cpu");
+  }
   if (communicator == "mpi") {
     if (!built_with_mpi()) throw not_built("communicator", communicator, "PIPEMOE_WITH_MPI");
     if (!started_by_launcher()) {
@@ -40,7 +43,7 @@ void check_cuda(const BackendOptions& options, const std::string& communicator) 
   if (communicator == "mpi" || communicator == "copy") {
     throw InputError(
         fmt::format("--communicator {} is for --backend cpu; cuda has staged, nccl, "
-                    "nccl-zero-cta and elided",
+                    "nccl-zero-cta, peer-copy and elided",
                     communicator));
   }
   if (options.link) {
@@ -58,7 +61,8 @@ std::string BackendOptions::chosen_communicator() const {
 
 void check_options(const BackendOptions& options) {
   const std::string communicator = options.chosen_communicator();
-  for (const char* known : {"copy", "mpi", "staged", "nccl", "nccl-zero-cta", "elided"}) {
+  for (const char* known :
+       {"copy", "mpi", "staged", "nccl", "nccl-zero-cta", "peer-copy", "elided"}) {
     if (communicator != known) continue;
     if (is_cuda(options)) return check_cuda(options, communicator);
     if (options.backend == "cpu") return check_cpu(options, communicator);
@@ -66,7 +70,7 @@ void check_options(const BackendOptions& options) {
   }
   throw InputError(
       fmt::format("--communicator is {}, must be one of copy, mpi, staged, nccl, nccl-zero-cta, "
-                  "elided",
+                  "peer-copy, elided",
                   communicator));
 }
 

@@ -16,14 +16,15 @@ namespace pipemoe::exec {
 
 struct BackendOptions {
   std::string backend = "cpu";  ///< cpu or cuda
-  /// cpu: mpi or copy; cuda: staged, nccl, nccl-zero-cta or elided. Absent: mpi under mpirun, else
-  /// copy; staged.
+  /// cpu: mpi or copy; cuda: staged, nccl, nccl-zero-cta, peer-copy or elided. Absent: mpi under
+  /// mpirun, else copy; staged.
   std::optional<std::string> communicator;
   std::optional<Link> link;  ///< emulated, cpu only
   DataOptions data;
   bool cuda_graph = true;
   bool communication_first = true;  ///< priority of CUDA streams
   bool tf32 = false;
+  std::optional<bool> pack_rows;  ///< cuda only; absent: what is expected to be faster
 
   /// What `communicator` stands for.
   std::string chosen_communicator() const;

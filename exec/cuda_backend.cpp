@@ -59,7 +59,8 @@ cuda::DeviceLayerShape shape_of(const MoeLayer& layer, const CudaOptions& option
           .forward_degree = degrees.forward_degree,
           .backward_degree = degrees.backward_degree,
           .direct = options.exchanges == DeviceExchanges::Elided,
-          .search = options.search};
+          .search = options.search,
+          .packs = options.packs};
 }
 
 // Converted on the device, for which it is nothing.
@@ -126,6 +127,8 @@ std::unique_ptr<DeviceCommunicator> communicator_for(DeviceExchanges exchanges,
       return nccl_communicator(group);
     case DeviceExchanges::NcclZeroCta:
       return nccl_zero_cta_communicator(group);
+    case DeviceExchanges::PeerCopy:
+      return peer_copy_communicator(group);
   }
   return nullptr;
 }
@@ -181,13 +184,15 @@ void CudaBackend::check(const MoeLayer& layer, const CudaOptions& options, int n
   if (options.exchanges == DeviceExchanges::Elided && num_ranks > 1) {
     throw InputError(fmt::format("exchanges can be elided on one rank only, not on {}", num_ranks));
   }
-  if (options.exchanges == DeviceExchanges::NcclZeroCta) {
-    check_zero_cta();
-    if (!layer.capacity_factor) {
-      throw InputError(
-          "--communicator nccl-zero-cta exchanges equal parts, and a dropless layer's are not: "
-          "use nccl");
-    }
+  if (options.exchanges == DeviceExchanges::NcclZeroCta) check_zero_cta();
+  for (const auto& [equal_parts, name] : {std::pair(DeviceExchanges::NcclZeroCta, "nccl-zero-cta"),
+                                          std::pair(DeviceExchanges::PeerCopy, "peer-copy")}) {
+    if (options.exchanges != equal_parts || layer.capacity_factor) continue;
+    throw InputError(fmt::format(
+        "--communicator {} exchanges equal parts, and a dropless layer's are not: use nccl", name));
+  }
+  if (options.packs == false && !layer.capacity_factor) {
+    throw InputError("--no-pack-rows needs a capacity, and this layer is dropless");
   }
   cuda::check_runs_here(shape_of(layer, options, num_ranks, {}));
 }
@@ -293,9 +298,13 @@ void CudaBackend::give(const Task& task, DeviceLayer& layer, Iteration& iteratio
 std::unique_ptr<PreparedGraph> CudaBackend::prepare(const TaskGraph& graph) {
   check_graph(layer_, graph, group_.size());
   const std::int64_t before = free_bytes();
+  cuda::DeviceLayerShape shape = shape_of(layer_, options_, group_.size(), degrees_of(graph));
+  if (communicator_ != nullptr && communicator_->keeps_own() && layer_.capacity_factor &&
+      group_.size() > 1) {
+    shape.keeps_own = group_.rank();
+  }
   const auto layer = std::make_shared<DeviceLayer>(
-      shape_of(layer_, options_, group_.size(), degrees_of(graph)), tensors_->weights(),
-      tensors_->gradients(), tensors_->tokens(),
+      shape, tensors_->weights(), tensors_->gradients(), tensors_->tokens(),
       communicator_ == nullptr ? cuda::DeviceAllocator() : communicator_->allocator());
   layer_taken_ = before - free_bytes();
   prepared_last_ = layer;

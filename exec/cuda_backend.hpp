@@ -3,6 +3,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "exec/backend.hpp"
@@ -22,6 +23,7 @@ enum class DeviceExchanges {
   Staged,       ///< through pinned host memory
   Nccl,         ///< grouped send and receive
   NcclZeroCta,  ///< all-to-all on symmetric windows, for which no multiprocessor is taken
+  PeerCopy,     ///< copies into the other GPUs' memory, for which none is taken either
 };
 
 struct CudaOptions {
@@ -30,6 +32,7 @@ struct CudaOptions {
   DeviceGraphOptions graph;
   bool tf32 = false;
   cuda::Search search = cuda::Search::Timed;  ///< Heuristic: the same bits from every backend
+  std::optional<bool> packs = std::nullopt;   ///< as DeviceLayerShape::packs
 };
 
 class CudaBackend final : public LayerBackend {
@@ -38,7 +41,8 @@ class CudaBackend final : public LayerBackend {
   CudaBackend(const MoeLayer& layer, const CudaOptions& options, ProcessGroup& group);
 
   /// Throws InputError unless the layer suits this rank's GPU and so many ranks: fp32 or bf16 where
-  /// the GPU has it, rows of whole 16-byte units, experts that divide, equal parts for NcclZeroCta.
+  /// the GPU has it, rows of whole 16-byte units, experts that divide, equal parts for NcclZeroCta
+  /// and PeerCopy.
   static void check(const MoeLayer& layer, const CudaOptions& options, int num_ranks);
 
   std::string name() const override;

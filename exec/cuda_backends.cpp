@@ -12,9 +12,11 @@ CudaOptions cuda_options(const BackendOptions& options) {
           .exchanges = communicator == "elided"          ? DeviceExchanges::Elided
                        : communicator == "nccl"          ? DeviceExchanges::Nccl
                        : communicator == "nccl-zero-cta" ? DeviceExchanges::NcclZeroCta
+                       : communicator == "peer-copy"     ? DeviceExchanges::PeerCopy
                                                          : DeviceExchanges::Staged,
           .graph = {options.cuda_graph, options.communication_first},
-          .tf32 = options.tf32};
+          .tf32 = options.tf32,
+          .packs = options.pack_rows};
 }
 
 }  // namespace

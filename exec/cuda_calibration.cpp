@@ -32,9 +32,11 @@ DeviceBuffer filled(std::size_t bytes, Element element,
   return buffer;
 }
 
-// Times of `give`, which is captured unless it waits for the device itself.
-template <class Give>
-std::vector<Seconds> time_on_stream(ProcessGroup& group, bool capture, int repeats, Give give) {
+// Times of `give`, which is captured unless it waits for the device itself. Timed behind another
+// one, during which the host gives this one, and behind what `align` gives.
+template <class Give, class Align>
+std::vector<Seconds> time_on_stream(ProcessGroup& group, bool capture, int repeats, Give give,
+                                    Align align) {
   const cuda::Stream stream;
   cuda::Event begin(cuda::Event::Timing::On), end(cuda::Event::Timing::On);
   give(stream.get());
@@ -44,8 +46,8 @@ std::vector<Seconds> time_on_stream(ProcessGroup& group, bool capture, int repea
   std::vector<Seconds> times;
   for (int i = -kWarmUp; i < repeats; ++i) {
     group.barrier();
-    // Timed behind another, which aligns the ranks and during which the host gives this one.
     if (capture) graph.launch(stream);
+    align(stream.get());
     begin.record(stream);
     if (capture) {
       graph.launch(stream);
@@ -83,9 +85,12 @@ std::vector<Seconds> time_gemm(ProcessGroup& group, const CudaOptions& options, 
                              .tf32 = options.tf32};
   cuda::Matmuls matmuls(cuda::Search::Timed);
   const cuda::Workspace workspace;
-  return time_on_stream(group, /*capture=*/true, repeats, [&](cudaStream_t stream) {
-    matmuls.run(product, {a.data(), b.data(), d.data()}, workspace, stream);
-  });
+  return time_on_stream(
+      group, /*capture=*/true, repeats,
+      [&](cudaStream_t stream) {
+        matmuls.run(product, {a.data(), b.data(), d.data()}, workspace, stream);
+      },
+      [](cudaStream_t) {});
 }
 
 // Exchanges of which each but the first is queued.
@@ -100,12 +105,15 @@ ExchangeTimes time_all_to_all(DeviceCommunicator& communicator, ProcessGroup& gr
   const DeviceBuffer to = filled(bytes, Element::Bf16, communicator.allocator());
   const std::vector<std::int64_t> parts(static_cast<std::size_t>(ranks), part);
   const bool asynchronous = communicator.asynchronous();
+  cuda::DeviceExchange exchange{from.data(), to.data(), parts, parts};
+  if (communicator.keeps_own() && ranks > 1) exchange.kept = group.rank();
   const auto exchanges = [&](int count) {
-    return time_on_stream(group, asynchronous, repeats, [&](cudaStream_t stream) {
-      for (int i = 0; i < count; ++i) {
-        communicator.exchange({from.data(), to.data(), parts, parts}, stream, {});
-      }
-    });
+    return time_on_stream(
+        group, asynchronous, repeats,
+        [&](cudaStream_t stream) {
+          for (int i = 0; i < count; ++i) communicator.exchange(exchange, stream, {});
+        },
+        [&](cudaStream_t stream) { communicator.align(stream); });
   };
   ExchangeTimes times{exchanges(1), {}};
   if (!asynchronous) return times;

@@ -13,7 +13,9 @@
 
 namespace pipemoe::exec {
 
-/// Joins all ranks of a group, which call exchange() equally often and in one order.
+/// Joins all ranks of a group, which call exchange() equally often and in one order. What an
+/// exchange writes must be free on a rank when that rank begins the exchange before, or from
+/// align() on.
 class DeviceCommunicator {
  public:
   virtual ~DeviceCommunicator() = default;
@@ -22,6 +24,8 @@ class DeviceCommunicator {
   /// Whether exchange() only gives work to the stream: then a CUDA graph can hold it. Otherwise it
   /// returns when the exchange is done.
   virtual bool asynchronous() const = 0;
+  /// Whether exchange() can do without a rank's rows for itself (DeviceExchange::kept).
+  virtual bool keeps_own() const { return false; }
   /// Throws DeviceError, and RunError when a rank fails or on `stop`.
   virtual void exchange(const cuda::DeviceExchange& exchange, cudaStream_t stream,
                         std::stop_token stop) = 0;
@@ -48,6 +52,10 @@ std::unique_ptr<DeviceCommunicator> nccl_communicator(ProcessGroup& group);
 /// can: no multiprocessor is taken from the experts. One GPU a rank. Collective. Throws what
 /// check_zero_cta does.
 std::unique_ptr<DeviceCommunicator> nccl_zero_cta_communicator(ProcessGroup& group);
+/// Copies of equal parts into the memory of the other GPUs, by copy engines: no multiprocessor is
+/// taken, nothing waits for more than the last part. The ranks of one host, whose GPUs can use each
+/// other's memory; they may share a GPU. Collective. Throws InputError where they are not such.
+std::unique_ptr<DeviceCommunicator> peer_copy_communicator(ProcessGroup& group);
 /// Throws InputError where NCCL, as built against or as loaded, is older than 2.28.
 void check_zero_cta();
 /// The same for an NCCL_VERSION_CODE.

@@ -35,6 +35,7 @@ DeviceGraph::DeviceGraph(const TaskGraph& graph, Work work, const DeviceGraphOpt
     names_.push_back(graph.task(id).name());
   }
   for (const auto& [before, after] : graph.dependencies()) dependencies_[after].push_back(before);
+  work_.align(stream(kMain));
   give_all(/*timed=*/false);  // allocates what the first iteration allocates
   wait_for_end();
   if (!options.cuda_graph) return;

@@ -26,7 +26,7 @@ class DeviceGraph final : public PreparedGraph {
  public:
   /// `give` hands one task to a stream without waiting for the device. It is called for each task
   /// of an iteration, in an order that respects every precedence; `begin` before the first one.
-  /// `align`, once before an iteration is timed, gives what the ranks wait for each other with.
+  /// `align`, once before each iteration, gives what the ranks wait for each other with.
   /// `check` throws when work that was given has failed; `give_up` ends what may never end by
   /// itself, after `check` has thrown or the deadline has passed. The graph must outlive this.
   /// Profilers see the tasks' names where tasks are given, not where a CUDA graph is replayed.

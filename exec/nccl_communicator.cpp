@@ -104,6 +104,7 @@ class GroupedSendReceive final : public NcclCommunicator {
   std::string name() const override {
     return fmt::format("NCCL {}, grouped send and receive", dotted(loaded_version()));
   }
+  bool keeps_own() const override { return true; }
 
   void exchange(const cuda::DeviceExchange& exchange, cudaStream_t stream,
                 std::stop_token) override {
@@ -112,11 +113,12 @@ class GroupedSendReceive final : public NcclCommunicator {
     for (std::size_t rank = 0; rank < exchange.send_bytes.size(); ++rank) {
       const auto peer = static_cast<int>(rank);
       const std::int64_t out = exchange.send_bytes[rank], in = exchange.receive_bytes[rank];
-      if (out > 0) {
+      const bool kept = static_cast<std::int64_t>(rank) == exchange.kept;
+      if (out > 0 && !kept) {
         check(ncclSend(exchange.send + sent, static_cast<std::size_t>(out), ncclInt8, peer, comm(),
                        stream));
       }
-      if (in > 0) {
+      if (in > 0 && !kept) {
         check(ncclRecv(exchange.receive + received, static_cast<std::size_t>(in), ncclInt8, peer,
                        comm(), stream));
       }
@@ -183,11 +185,7 @@ class SymmetricAllToAll final : public NcclCommunicator {
 
   void exchange(const cuda::DeviceExchange& exchange, cudaStream_t stream,
                 std::stop_token) override {
-    const std::int64_t part = exchange.send_bytes.front();
-    const auto equal = [&](std::int64_t bytes) { return bytes == part; };
-    ensure(std::all_of(exchange.send_bytes.begin(), exchange.send_bytes.end(), equal) &&
-               std::all_of(exchange.receive_bytes.begin(), exchange.receive_bytes.end(), equal),
-           "an all-to-all of unequal parts");
+    const std::int64_t part = exchange.equal_part();
     if (part == 0) return;
     check(ncclAlltoAll(exchange.send, exchange.receive, static_cast<std::size_t>(part), ncclInt8,
                        comm(), stream));

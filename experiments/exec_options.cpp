@@ -30,7 +30,8 @@ void add_exec_options(CLI::App& command, ExecOptions& options) {
       "What exchanges: on CPUs mpi, or copy for one rank [by how ranks were started]; "
       "on GPUs staged (the default), nccl, nccl-zero-cta (all-to-all by copy engines, of layers "
       "with "
-      "a capacity), or elided for one rank");
+      "a capacity), peer-copy (copies by copy engines between GPUs of one host, of layers with a "
+      "capacity), or elided for one rank");
   command
       .add_option_function<std::string>(
           "--link",
@@ -41,6 +42,11 @@ void add_exec_options(CLI::App& command, ExecOptions& options) {
                    "Give every task to the GPU anew instead of replaying a CUDA graph");
   command.add_flag("!--no-priority", options.backend.communication_first,
                    "GPU communication streams without their higher priority");
+  command
+      .add_flag("--pack-rows{true},--no-pack-rows{false}", options.backend.pack_rows,
+                "On GPUs: an expert's rows from all ranks are moved together first, or read as the "
+                "exchange delivers them [what is expected to be faster]")
+      ->disable_flag_override();
   command.add_flag("--tf32", options.backend.tf32, "fp32 products on a GPU may round to TF32");
   command.add_option("--warm-up", options.warm_up, "Iterations before the measured ones")
       ->check(CLI::Range(0, 1000000))
@@ -82,6 +88,7 @@ nlohmann::ordered_json to_json(const ExecOptions& options) {
     json["cuda_graph"] = options.backend.cuda_graph;
     json["communication_first"] = options.backend.communication_first;
     json["tf32"] = options.backend.tf32;
+    if (options.backend.pack_rows) json["pack_rows"] = *options.backend.pack_rows;
   }
   return json;
 }

@@ -46,6 +46,7 @@ struct Shared {
 Regime read_regime(ConfigTable table, const Shared& shared) {
   Regime regime{read_name(table), shared.backend, read_layers(table)};
   if (table.has("communicator")) regime.backend.communicator = table.text("communicator");
+  if (table.has("pack_rows")) regime.backend.pack_rows = table.boolean("pack_rows");
   if (table.has("link")) regime.backend.link = exec::parse_link(table.text("link"));
   if (regime.layers.empty()) regime.layers = shared.layers;
   if (regime.layers.empty()) table.fail("layer", "must hold at least one layer");
@@ -84,6 +85,7 @@ Validation read_validation(const std::filesystem::path& file) {
   if (root.has("backend")) backend.backend = root.text("backend");
   if (root.has("communicator")) backend.communicator = root.text("communicator");
   if (root.has("cuda_graph")) backend.cuda_graph = root.boolean("cuda_graph");
+  if (root.has("pack_rows")) backend.pack_rows = root.boolean("pack_rows");
   std::set<std::string> names;
   for (ConfigTable& regime : root.tables("regime")) {
     validation.regimes.push_back(read_regime(regime, shared));

@@ -24,19 +24,6 @@ ReceivedRows capacity_received(const DeviceLayerShape& shape) {
           std::vector<std::int64_t>(blocks, shape.capacity)};
 }
 
-// block_begin of a layer with a capacity.
-std::vector<std::int32_t> capacity_blocks(const DeviceLayerShape& shape, std::int64_t degree) {
-  std::vector<std::int32_t> begins;
-  std::int64_t begin = 0;
-  for (std::int64_t chunk = 0; chunk < degree; ++chunk) {
-    for (std::int64_t e = 0; e < shape.num_experts; ++e) {
-      begins.push_back(static_cast<std::int32_t>(begin));
-      begin += kernels::rows_in_chunk(shape.capacity, degree, chunk);
-    }
-  }
-  return begins;
-}
-
 void check_width(const char* name, std::int64_t width, Element element) {
   const std::int64_t unit = kUnitBytes / size_of(element);
   if (width > 0 && width % unit == 0) return;
@@ -66,6 +53,8 @@ void check_runs_on(const DeviceLayerShape& shape, const Device& device) {
                                  shape.num_experts, shape.num_ranks));
   }
   ensure(!shape.direct || shape.num_ranks == 1, "device layer: direct on several ranks");
+  ensure(!shape.keeps_own || (shape.num_ranks > 1 && shape.capacity >= 0),
+         "device layer: own rows kept on one rank, or without a capacity");
   if (shape.element == Element::Bf16 && !device.has_bf16()) {
     throw InputError(fmt::format("dtype is bf16, which {} (compute capability {}.{}) lacks: fp32",
                                  device.name, device.major, device.minor));
@@ -91,10 +80,12 @@ DeviceLayer::State::State(const DeviceLayerShape& of, const DeviceWeights& with,
       shape, {.experts = shape.capacity < 0 ? 1 : shape.local_experts(), .rows = 64, .stride = 64},
       matmuls);
   products = ExpertProducts(shape, fusion);
+  if (shape.capacity >= 0) {
+    placement = place(shape, capacity_rows(shape), capacity_received(shape));
+  }
   allocate_gate();
   if (shape.capacity >= 0) {
     const Stream stream;
-    placement = place(shape, capacity_rows(shape), capacity_received(shape));
     allocate_rows();
     upload(stream);
     stream.synchronize();
@@ -144,12 +135,14 @@ void DeviceLayer::State::allocate_gate() {
   }
   staged = PinnedBuffer(static_cast<std::size_t>(shape.num_experts * 4));
   if (shape.capacity < 0) return;
-  const auto write = [&](const char* name, std::int64_t degree) {
-    const std::vector<std::int32_t> begins = capacity_blocks(shape, degree);
+  const auto write = [&](const char* name, const std::vector<std::int32_t>& begins) {
     copy_to_device(at(name), begins.data(), begins.size() * 4);
   };
-  write("forward_blocks", forward);
-  if (regroups) write("backward_blocks", shape.backward_degree);
+  if (shape.direct) return write("forward_blocks", direct_blocks(shape));
+  write("forward_blocks", capacity_blocks(shape, placement, placement.forward));
+  if (regroups) {
+    write("backward_blocks", capacity_blocks(shape, placement, placement.backward));
+  }
 }
 
 void DeviceLayer::State::allocate_rows() {
@@ -225,6 +218,17 @@ void DeviceLayer::State::prepare_products() {
   });
 }
 
+RowsIn DeviceLayer::State::rows_in(const char* exchanged, const char* own) const {
+  if (shape.direct) return {at(own)};
+  if (!shape.keeps_own) return {at(exchanged)};
+  return {at(exchanged), at(own), static_cast<std::int32_t>(placement.sent_rows)};
+}
+
+RowsOut DeviceLayer::State::rows_out(const char* exchanged, const char* own) const {
+  const RowsIn rows = rows_in(exchanged, own);
+  return {const_cast<void*>(rows.rows), const_cast<void*>(rows.own), rows.own_begin};
+}
+
 DeviceRows DeviceLayer::State::rows() const {
   return {shape.routing(), shape.model_dim, shape.element, at<std::int32_t>("counts")};
 }
@@ -283,8 +287,10 @@ DeviceExchange DeviceLayer::dispatch(Direction direction, std::int64_t index) co
   const DeviceChunk& chunk = s.chunk(direction, index);
   const std::int64_t width = s.shape.model_dim, row_bytes = width * size_of(s.shape.element);
   const char* packed = direction == Direction::Forward ? "input" : "output_gradient";
-  DeviceExchange exchange{s.row("sent", chunk.sent_begin, width),
-                          s.row(s.packs ? "received" : packed, chunk.received_begin, width)};
+  DeviceExchange exchange{
+      .send = s.row("sent", chunk.sent_begin, width),
+      .receive = s.row(s.packs ? "received" : packed, chunk.received_begin, width),
+      .kept = s.shape.keeps_own};
   for (const std::int64_t rows : chunk.sent_rows) exchange.send_bytes.push_back(rows * row_bytes);
   for (const std::int64_t rows : chunk.received_rows) {
     exchange.receive_bytes.push_back(rows * row_bytes);
@@ -301,6 +307,14 @@ DeviceExchange DeviceLayer::combine_exchange(Direction direction, std::int64_t i
   exchange.send = s.row(s.packs ? "returned" : "output", chunk.received_begin, width);
   exchange.receive = s.row("back", chunk.sent_begin, width);
   return exchange;
+}
+
+std::int64_t DeviceExchange::equal_part() const {
+  const std::int64_t part = send_bytes.front();
+  for (const auto* parts : {&send_bytes, &receive_bytes}) {
+    for (const std::int64_t bytes : *parts) ensure(bytes == part, "an all-to-all of unequal parts");
+  }
+  return part;
 }
 
 const DeviceLayerShape& DeviceLayer::shape() const { return state_->shape; }

@@ -44,6 +44,9 @@ struct DeviceLayerShape {
   /// Whether an expert's rows from all ranks are moved together first, or read as the exchange
   /// delivers them, which needs a capacity. Absent: what is expected to be faster.
   std::optional<bool> packs = std::nullopt;
+  /// This rank, where rows for its own experts are written and read where these have them, and no
+  /// exchange carries them. Needs a capacity and several ranks. Absent: they are exchanged too.
+  std::optional<std::int64_t> keeps_own = std::nullopt;
 
   std::int64_t local_experts() const { return num_experts / num_ranks; }
   std::int64_t first_width() const {
@@ -81,12 +84,17 @@ struct DeviceTokens {
 
 enum class Direction { Forward, Backward };
 
-/// One all-to-all of one chunk: both sides hold the ranks' parts one after another.
+/// One all-to-all of one chunk: both sides hold the ranks' parts one after another, or leave room
+/// for one.
 struct DeviceExchange {
   const std::byte* send = nullptr;
   std::byte* receive = nullptr;
-  std::vector<std::int64_t> send_bytes;     ///< to each rank
-  std::vector<std::int64_t> receive_bytes;  ///< from each rank
+  std::vector<std::int64_t> send_bytes;             ///< to each rank
+  std::vector<std::int64_t> receive_bytes;          ///< from each rank
+  std::optional<std::int64_t> kept = std::nullopt;  ///< the rank whose part does not move: this one
+
+  /// The size of all parts. Throws std::logic_error unless they are equally large.
+  std::int64_t equal_part() const;
 };
 
 /// One launch as an observer sees it, after it was made.

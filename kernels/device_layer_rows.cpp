@@ -1,5 +1,6 @@
 // Where rows lie and what shapes the products over them have: nothing here touches the device.
 #include <algorithm>
+#include <limits>
 
 #include "kernels/device_layer_state.hpp"
 #include "kernels/routing.hpp"
@@ -99,20 +100,31 @@ void for_each_block(const ReceivedRows& rows, Visit visit) {
   }
 }
 
-void add_packing(const ReceivedRows& rows, DeviceChunk& chunk, std::vector<RowMove>& all) {
+// `kept`: the source whose rows are where they are read.
+void add_packing(const ReceivedRows& rows, std::optional<std::int64_t> kept, DeviceChunk& chunk,
+                 std::vector<RowMove>& all) {
   const std::int64_t begin = chunk.received_begin;
   MoveList pack(all);
   for_each_block(rows, [&](std::int64_t source, std::int64_t e) {
+    if (source == kept) return;
     pack.add({begin + rows.received_begin(source, e), begin + rows.packed_begin(source, e),
               rows.block_rows(source, e)});
   });
   chunk.pack = pack.moves();
   MoveList unpack(all);
   for_each_block(rows, [&](std::int64_t source, std::int64_t e) {
+    if (source == kept) return;
     unpack.add({begin + rows.packed_begin(source, e), begin + rows.received_begin(source, e),
                 rows.block_rows(source, e)});
   });
   chunk.unpack = unpack.moves();
+}
+
+// First row of a block where the products read it.
+std::int64_t block_begin(const ReceivedRows& rows, ReceivedOrder order, std::int64_t source,
+                         std::int64_t expert) {
+  return order == ReceivedOrder::BySource ? rows.received_begin(source, expert)
+                                          : rows.packed_begin(source, expert);
 }
 
 std::vector<DeviceChunk> chunks_of(const DeviceLayerShape& shape,
@@ -132,19 +144,15 @@ std::vector<DeviceChunk> chunks_of(const DeviceLayerShape& shape,
     chunk.groups = shape.direct                       ? direct_groups(shape, all, degree, c)
                    : order == ReceivedOrder::BySource ? source_groups(shape, rows, received_begin)
                                                       : packed_groups(shape, rows, received_begin);
-    if (order == ReceivedOrder::Packed) add_packing(rows, chunk, moves);
+    if (order == ReceivedOrder::Packed) add_packing(rows, shape.keeps_own, chunk, moves);
+    for (std::int64_t e = 0; shape.keeps_own && e < shape.local_experts(); ++e) {
+      chunk.own_begin.push_back(received_begin + block_begin(rows, order, *shape.keeps_own, e));
+    }
     for (const std::int64_t count : chunk.sent_rows) sent_begin += count;
     received_begin += rows.rows();
     chunks.push_back(std::move(chunk));
   }
   return chunks;
-}
-
-// First row of a block where the products read it.
-std::int64_t block_begin(const ReceivedRows& rows, ReceivedOrder order, std::int64_t source,
-                         std::int64_t expert) {
-  return order == ReceivedOrder::BySource ? rows.received_begin(source, expert)
-                                          : rows.packed_begin(source, expert);
 }
 
 // Moving rows takes four passes over them in an iteration. Without, each rank's rows are a product
@@ -154,7 +162,8 @@ bool packing_pays(const DeviceLayerShape& shape) {
   constexpr std::int64_t kEfficientRows = 512;  // on two H100 with 16 and 32 experts each
   const std::int64_t most = std::max(shape.forward_degree, shape.backward_degree);
   if (shape.capacity / most < kEfficientRows) return true;
-  const std::int64_t moved = 8 * shape.num_ranks * shape.capacity;  // an expert's, in rows
+  const std::int64_t sources = shape.num_ranks - (shape.keeps_own ? 1 : 0);
+  const std::int64_t moved = 8 * sources * shape.capacity;  // an expert's, in rows
   const std::int64_t added =
       2 * (shape.num_ranks - 1) * shape.backward_degree * (shape.first_width() + shape.hidden_dim);
   return moved < added;
@@ -196,6 +205,36 @@ ReceivedOrder received_order(const DeviceLayerShape& shape) {
   }
   const bool packs = shape.capacity < 0 || shape.packs.value_or(packing_pays(shape));
   return packs ? ReceivedOrder::Packed : ReceivedOrder::BySource;
+}
+
+std::vector<std::int32_t> direct_blocks(const DeviceLayerShape& shape) {
+  std::vector<std::int32_t> begins;
+  for (std::int64_t e = 0; e < shape.num_experts; ++e) {
+    begins.push_back(static_cast<std::int32_t>(e * shape.capacity));
+  }
+  return begins;
+}
+
+std::vector<std::int32_t> capacity_blocks(const DeviceLayerShape& shape,
+                                          const RowPlacement& placement,
+                                          const std::vector<DeviceChunk>& chunks) {
+  ensure(placement.sent_rows + placement.received_rows <= std::numeric_limits<std::int32_t>::max(),
+         "device layer: rows");
+  const auto degree = static_cast<std::int64_t>(chunks.size());
+  const std::int64_t local = shape.local_experts();
+  std::vector<std::int32_t> begins;
+  for (std::int64_t c = 0; c < degree; ++c) {
+    const DeviceChunk& chunk = chunks[static_cast<std::size_t>(c)];
+    std::int64_t sent = chunk.sent_begin;
+    for (std::int64_t e = 0; e < shape.num_experts; ++e) {
+      const bool kept = shape.keeps_own && e / local == *shape.keeps_own;
+      const std::int64_t begin =
+          kept ? placement.sent_rows + chunk.own_begin[static_cast<std::size_t>(e % local)] : sent;
+      begins.push_back(static_cast<std::int32_t>(begin));
+      sent += rows_in_chunk(shape.capacity, degree, c);
+    }
+  }
+  return begins;
 }
 
 RowPlacement place(const DeviceLayerShape& shape, const std::vector<std::int64_t>& sent,

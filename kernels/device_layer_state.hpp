@@ -35,6 +35,7 @@ struct DeviceChunk {
   std::int64_t received_begin = 0;          ///< first of the rows its experts get, in either order
   std::vector<std::int64_t> sent_rows;      ///< to each rank
   std::vector<std::int64_t> received_rows;  ///< from each rank
+  std::vector<std::int64_t> own_begin;  ///< with a capacity: first of this rank's own, by expert
   std::vector<Group> groups;
   Moves pack, unpack, regroup;
 };
@@ -55,6 +56,14 @@ struct RowPlacement {
   std::int64_t received_rows = 0;
   std::int64_t first_bias_sums = 0;  ///< floats of all groups' partial sums
 };
+/// Of a layer with a capacity: block_begin of a RowMap over `chunks`, one direction's of the
+/// placement. Rows that are kept follow the sent ones, in the order of the experts' products.
+std::vector<std::int32_t> capacity_blocks(const DeviceLayerShape& shape,
+                                          const RowPlacement& placement,
+                                          const std::vector<DeviceChunk>& chunks);
+/// The same of a direct layer.
+std::vector<std::int32_t> direct_blocks(const DeviceLayerShape& shape);
+
 /// `sent`: rows of each expert; `received`: of this rank's experts.
 RowPlacement place(const DeviceLayerShape& shape, const std::vector<std::int64_t>& sent,
                    const kernels::ReceivedRows& received);
@@ -142,6 +151,9 @@ struct DeviceLayer::State {
     return regroups ? regrouped : forward;
   }
   DeviceRows rows() const;
+  /// What the tokens' side reads or writes: rows that are exchanged, and those of its own experts.
+  RowsIn rows_in(const char* exchanged, const char* own) const;
+  RowsOut rows_out(const char* exchanged, const char* own) const;
   RowMap map(Direction direction) const;
   const DeviceChunk& chunk(Direction direction, std::int64_t index) const;
   void note(const char* name, double flops, double bytes, cudaStream_t stream) const;

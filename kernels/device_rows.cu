@@ -31,17 +31,29 @@ unsigned clearing_blocks(const DeviceRows& shape) {
                                   : static_cast<unsigned>(shape.routing.num_experts * kClearBlocks);
 }
 
+template <class T>
+__device__ const T* row_at(const RowsIn& in, std::int32_t row, std::int64_t width) {
+  const bool own = row >= in.own_begin;
+  return static_cast<const T*>(own ? in.own : in.rows) + (own ? row - in.own_begin : row) * width;
+}
+template <class T>
+__device__ T* row_at(const RowsOut& out, std::int32_t row, std::int64_t width) {
+  const bool own = row >= out.own_begin;
+  return static_cast<T*>(own ? out.own : out.rows) + (own ? row - out.own_begin : row) * width;
+}
+
 // Zeroes every kClearBlocks-th unfilled slot of an expert; `block` counts from the first such one.
 template <class T>
-__device__ void clear_slots(const DeviceRows& shape, const RowMap& map, int block, T* rows) {
+__device__ void clear_slots(const DeviceRows& shape, const RowMap& map, int block,
+                            const RowsOut& rows) {
   const int expert = block / kClearBlocks, experts = static_cast<int>(shape.routing.num_experts);
   const int capacity = static_cast<int>(shape.routing.capacity);
   const Unit<T> zero{};
   for (int slot = shape.counts[expert] + block % kClearBlocks; slot < capacity;
        slot += kClearBlocks) {
-    const std::int64_t row = row_of_slot(map, experts, expert, slot, capacity);
+    T* row = row_at<T>(rows, row_of_slot(map, experts, expert, slot, capacity), shape.model_dim);
     for (std::int64_t i = threadIdx.x * kUnit<T>; i < shape.model_dim; i += blockDim.x * kUnit<T>) {
-      store(rows + row * shape.model_dim + i, zero);
+      store(row + i, zero);
     }
   }
 }
@@ -63,9 +75,9 @@ struct Choices {
 template <class T, int kChoices>
 __global__ void __launch_bounds__(kMostWarps * 32)
     permute_kernel(DeviceRows shape, DevicePermute args) {
-  auto* rows = static_cast<T*>(args.rows);
   if (blockIdx.x >= shape.routing.tokens) {
-    clear_slots(shape, args.map, static_cast<int>(blockIdx.x - shape.routing.tokens), rows);
+    const auto block = static_cast<int>(blockIdx.x - shape.routing.tokens);
+    clear_slots<T>(shape, args.map, block, args.rows);
     return;
   }
   const std::int64_t token = blockIdx.x;
@@ -76,7 +88,8 @@ __global__ void __launch_bounds__(kMostWarps * 32)
 #pragma unroll
     for (int j = 0; j < Choices<kChoices>::kMost; ++j) {
       if (choices.row[j] < 0) continue;
-      *reinterpret_cast<uint4*>(rows + std::int64_t{choices.row[j]} * shape.model_dim + i) = unit;
+      T* row = row_at<T>(args.rows, choices.row[j], shape.model_dim);
+      *reinterpret_cast<uint4*>(row + i) = unit;
     }
   }
 }
@@ -91,7 +104,6 @@ __global__ void __launch_bounds__(kMostWarps * 32)
   for (int j = 0; j < Choices<kChoices>::kMost; ++j) {
     weight[j] = j < choices.count ? args.combine_weights[token * shape.routing.top_k + j] : 0;
   }
-  const auto* rows = static_cast<const T*>(args.rows);
   T* output = static_cast<T*>(args.output) + token * shape.model_dim;
   for (std::int64_t i = threadIdx.x * kUnit<T>; i < shape.model_dim; i += blockDim.x * kUnit<T>) {
     uint4 packed[Choices<kChoices>::kMost];
@@ -99,7 +111,7 @@ __global__ void __launch_bounds__(kMostWarps * 32)
 #pragma unroll
     for (int j = 0; j < Choices<kChoices>::kMost; ++j) {
       if (choices.row[j] < 0) continue;
-      packed[j] = load_packed(rows + std::int64_t{choices.row[j]} * shape.model_dim + i);
+      packed[j] = load_packed(row_at<T>(args.rows, choices.row[j], shape.model_dim) + i);
     }
 #pragma unroll
     for (int j = 0; j < Choices<kChoices>::kMost; ++j) {
@@ -131,8 +143,10 @@ struct LaneChoice {
   }
 };
 
-// One warp, lane j with dw of choice j: d logit_e = p_e (g_e - sum_i g_i p_i), where g_e is the
-// loss's part and, of a chosen expert with weight w = p / S, (dw - sum_j dw_j w_j) / S.
+// One warp, lane j with dw of choice j: d logit_e = p_e (g_e - sum_i p_i g_i), where g_e is the
+// loss's part and, of a chosen expert with weight w = p / S, (dw - sum_j w_j dw_j) / S. Differences
+// from a mean of which an expert is nearly all are sums of differences from it, exact to rounding:
+// only the likeliest expert's, a token's first choice, can be so.
 template <class T>
 __device__ void logit_gradient(const DeviceRows& shape, const DeviceCombineBackward& args,
                                std::int64_t token, const LaneChoice& choice, float dw) {
@@ -142,14 +156,33 @@ __device__ void logit_gradient(const DeviceRows& shape, const DeviceCombineBackw
   const float* p = args.probabilities + token * experts;
   float gradient = dw;
   if (shape.routing.renormalize) {
-    gradient = (dw - warp_sum(dw * choice.weight)) / warp_sum(choice.probability);
+    float above_mean = 0;
+    for (int j = 0; j < top_k; ++j) {
+      above_mean +=
+          __shfl_sync(0xffffffffu, choice.weight, j) * (dw - __shfl_sync(0xffffffffu, dw, j));
+    }
+    gradient = above_mean / warp_sum(choice.probability);
   }
-  float mean = choice.expert >= 0 ? gradient * choice.probability : 0;
+  const int top = __shfl_sync(0xffffffffu, choice.expert, 0);
+  const float of_top = __shfl_sync(0xffffffffu, gradient, 0);
   const bool has_loss = args.auxiliary_loss_gradient != 0;
   const float factor = args.auxiliary_loss_gradient * static_cast<float>(experts) /
                        static_cast<float>(shape.routing.tokens);
-  for (int e = lane; has_loss && e < experts; e += 32) mean += p[e] * factor * args.load[e];
+  const float top_load = has_loss ? args.load[top] : 0;
+  float mean = choice.expert >= 0 ? gradient * choice.probability : 0;
+  float top_above = lane > 0 ? -mean : 0;  // g_top - mean, without the top's own part
+  for (int e = lane; e < experts; e += 32) {
+    if (e == top) {
+      if (has_loss) mean += p[e] * factor * top_load;
+      continue;
+    }
+    top_above += p[e] * of_top;
+    if (!has_loss) continue;
+    mean += p[e] * factor * args.load[e];
+    top_above += p[e] * factor * (top_load - args.load[e]);
+  }
   mean = warp_sum(mean);
+  top_above = warp_sum(top_above);
   const int padded = static_cast<int>(args.padded_experts);
   for (int first = 0; first < padded; first += 32) {
     const int e = first + lane;
@@ -164,7 +197,8 @@ __device__ void logit_gradient(const DeviceRows& shape, const DeviceCombineBackw
     }
     if (e >= padded) continue;
     const std::int64_t at = token * padded + e;
-    static_cast<T*>(args.logit_gradient)[at] = from_float<T>(e < experts ? pe * (g - mean) : 0);
+    const float above = e == top ? top_above : g - mean;
+    static_cast<T*>(args.logit_gradient)[at] = from_float<T>(e < experts ? pe * above : 0);
     if (args.expert_weights != nullptr) {
       static_cast<T*>(args.expert_weights)[at] = from_float<T>(weight);
     }
@@ -179,10 +213,9 @@ template <class T, int kChoices>
 __global__ void __launch_bounds__(kMostWarps * 32, kChoices == 0 ? 2 : 4)
     combine_backward_kernel(DeviceRows shape, DeviceCombineBackward args) {
   constexpr int kMost = kChoices == 0 ? static_cast<int>(kMostChoices) : kChoices;
-  auto* row_gradient = static_cast<T*>(args.row_gradient);
   if (blockIdx.x >= shape.routing.tokens) {
-    clear_slots(shape, args.backward, static_cast<int>(blockIdx.x - shape.routing.tokens),
-                row_gradient);
+    const auto block = static_cast<int>(blockIdx.x - shape.routing.tokens);
+    clear_slots<T>(shape, args.backward, block, args.row_gradient);
     return;
   }
   __shared__ float partial[kMostWarps][kMost];
@@ -214,7 +247,6 @@ __global__ void __launch_bounds__(kMostWarps * 32, kChoices == 0 ? 2 : 4)
   }
   const float* weights = kShared ? shared_weights : own_weights;
   const std::int32_t *from = kShared ? shared_from : own_from, *to = kShared ? shared_to : own_to;
-  const auto* rows = static_cast<const T*>(args.rows);
   const T* gradient = static_cast<const T*>(args.output_gradient) + token * shape.model_dim;
   float dot[kMost] = {};
   for (std::int64_t i = threadIdx.x * kUnit<T>; i < shape.model_dim; i += blockDim.x * kUnit<T>) {
@@ -225,7 +257,7 @@ __global__ void __launch_bounds__(kMostWarps * 32, kChoices == 0 ? 2 : 4)
 #pragma unroll
       for (int j = 0; j < kAtOnce<kMost>; ++j) {
         if (from[first + j] < 0) continue;
-        packed[j] = load_packed(rows + std::int64_t{from[first + j]} * shape.model_dim + i);
+        packed[j] = load_packed(row_at<T>(args.rows, from[first + j], shape.model_dim) + i);
       }
 #pragma unroll
       for (int j = 0; j < kAtOnce<kMost>; ++j) {
@@ -238,7 +270,7 @@ __global__ void __launch_bounds__(kMostWarps * 32, kChoices == 0 ? 2 : 4)
           dot[first + j] += dy.value[v] * values.value[v];
           scaled.value[v] = weights[first + j] * dy.value[v];
         }
-        store(row_gradient + std::int64_t{to[first + j]} * shape.model_dim + i, scaled);
+        store(row_at<T>(args.row_gradient, to[first + j], shape.model_dim) + i, scaled);
       }
     }
   }
@@ -265,7 +297,6 @@ __global__ void __launch_bounds__(kMostWarps * 32)
   constexpr int kMost = Choices<kChoices>::kMost;
   const std::int64_t token = blockIdx.x;
   const Choices<kChoices> choices(args.map.row_of, token, shape.routing.top_k);
-  const auto* rows = static_cast<const T*>(args.row_gradient);
   const T* gate = static_cast<const T*>(args.gate_gradient) + token * shape.model_dim;
   T* to = static_cast<T*>(args.input_gradient) + token * shape.model_dim;
   for (std::int64_t i = threadIdx.x * kUnit<T>; i < shape.model_dim; i += blockDim.x * kUnit<T>) {
@@ -275,7 +306,7 @@ __global__ void __launch_bounds__(kMostWarps * 32)
 #pragma unroll
     for (int j = 0; j < kMost; ++j) {
       if (choices.row[j] < 0) continue;
-      packed[j] = load_packed(rows + std::int64_t{choices.row[j]} * shape.model_dim + i);
+      packed[j] = load_packed(row_at<T>(args.row_gradient, choices.row[j], shape.model_dim) + i);
     }
 #pragma unroll
     for (int j = 0; j < kMost; ++j) {

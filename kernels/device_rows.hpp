@@ -5,6 +5,7 @@
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
+#include <limits>
 
 #include "kernels/device_routing.hpp"
 #include "kernels/device_types.hpp"
@@ -19,16 +20,29 @@ struct DeviceRows {
   const std::int32_t* counts = nullptr;  ///< [num_experts]
 };
 
+/// Rows of a map in one piece of memory or in two: from row `own_begin` on they are the rows of
+/// `own`, counted from there.
+struct RowsIn {
+  const void* rows = nullptr;  ///< [rows, model_dim]
+  const void* own = nullptr;
+  std::int32_t own_begin = std::numeric_limits<std::int32_t>::max();
+};
+struct RowsOut {
+  void* rows = nullptr;
+  void* own = nullptr;
+  std::int32_t own_begin = std::numeric_limits<std::int32_t>::max();
+};
+
 struct DevicePermute {
   const void* input = nullptr;  ///< [tokens, model_dim]
   RowMap map;
-  void* rows = nullptr;  ///< out: [rows, model_dim]; unfilled slots are zero
+  RowsOut rows;  ///< out; unfilled slots are zero
 };
 /// Reads each token once.
 void permute(const DeviceRows& shape, const DevicePermute& args, cudaStream_t stream);
 
 struct DeviceCombine {
-  const void* rows = nullptr;              ///< [rows, model_dim]
+  RowsIn rows;
   const float* combine_weights = nullptr;  ///< [tokens, top_k]
   RowMap map;
   void* output = nullptr;  ///< out: [tokens, model_dim]
@@ -38,7 +52,7 @@ void combine(const DeviceRows& shape, const DeviceCombine& args, cudaStream_t st
 /// With the part of the gate's backward that is a token's own.
 struct DeviceCombineBackward {
   const void* output_gradient = nullptr;  ///< [tokens, model_dim]
-  const void* rows = nullptr;             ///< [rows, model_dim], as combine read them
+  RowsIn rows;                            ///< as combine read them
   RowMap forward;                         ///< of `rows`
   RowMap backward;                        ///< of `row_gradient`
   const float* combine_weights = nullptr;
@@ -46,7 +60,7 @@ struct DeviceCombineBackward {
   const std::int32_t* experts = nullptr;  ///< [tokens, top_k]
   const float* load = nullptr;            ///< [num_experts]; read if the loss has a gradient
   float auxiliary_loss_gradient = 0;      ///< of the whole loss by auxiliary_loss()
-  void* row_gradient = nullptr;           ///< out: [rows, model_dim]; unfilled slots are zero
+  RowsOut row_gradient;                   ///< out; unfilled slots are zero
   void* logit_gradient = nullptr;         ///< out: [tokens, padded_experts]; padding is 0
   void* expert_weights = nullptr;         ///< out, may be null: [tokens, padded_experts], the
                                           ///< combine weights of kept choices, 0 elsewhere
@@ -57,7 +71,7 @@ void combine_backward(const DeviceRows& shape, const DeviceCombineBackward& args
                       cudaStream_t stream);
 
 struct DevicePermuteBackward {
-  const void* row_gradient = nullptr;  ///< [rows, model_dim]
+  RowsIn row_gradient;
   RowMap map;
   const void* gate_gradient = nullptr;  ///< [tokens, model_dim], added
   void* input_gradient = nullptr;       ///< out: [tokens, model_dim]

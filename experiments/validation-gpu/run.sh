@@ -3,7 +3,7 @@
 # interrupted run was. Takes the program of the `gpu` preset, or $PIPEMOE.
 # One GPU: layers without exchanges, pairs with and without CUDA graph and stream priority, and the
 # layers of validation.toml over the staged link. More: those of several-gpus.toml with both
-# all-to-alls of NCCL, and those of without-peer-access.toml.
+# all-to-alls of NCCL and with copies between peers, and those of without-peer-access.toml.
 # run.sh [FOLDER ["numerics" or "studies"]]
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -30,7 +30,7 @@ plot() {  # results of validate
 # Runs `options` of small layers on so many ranks: a line each, "options: verified ...". Several at
 # a time, for most of each is the reference on the CPUs.
 verify() {  # ranks, options a line on standard input
-  xargs -P 12 -I{} bash -c '
+  xargs -P "$(($(nproc) * 3 / 4))" -I{} bash -c '
     set -o pipefail
     if [ "$1" -gt 1 ]; then launch="mpirun --bind-to none --oversubscribe -np $1"; fi
     result=$(${launch-} "$PIPEMOE" run --backend cuda --layer experiments/layers/small.toml \
@@ -61,12 +61,14 @@ capacity="--set layer.capacity_factor=1.25"
 dropless="--set layer.capacity_factor=dropless"
 
 numerics_of_one() {
-  shapes staged nccl nccl-zero-cta elided | verify 1
-  for ranks in 2 4; do skewed staged "$capacity" | verify $ranks; done
+  shapes staged nccl nccl-zero-cta peer-copy elided | verify 1
+  for ranks in 2 4; do
+    { shapes peer-copy; skewed peer-copy "$capacity"; skewed staged "$capacity"; } | verify $ranks
+  done
 }
 numerics_of_several() {
-  { shapes nccl nccl-zero-cta; skewed nccl "$capacity"; skewed nccl-zero-cta "$capacity"
-    skewed nccl "$dropless"; } | verify "$gpus"
+  { shapes nccl nccl-zero-cta peer-copy; skewed nccl "$capacity"; skewed nccl "$dropless"
+    skewed nccl-zero-cta "$capacity"; skewed peer-copy "$capacity"; } | verify "$gpus"
 }
 
 studies_of_one() {
@@ -106,11 +108,11 @@ studies_of_several() {
   for study in several-gpus without-peer-access; do
     once "$output/$study.toml" for_gpus "$here/$study.toml"
   done
-  echo "== validation over NCCL, $gpus GPUs"
+  echo "== validation, $gpus GPUs"
   ranks "$gpus" validate "$output/several-gpus.toml" --output "$output/several-gpus"
   plot "$output/several-gpus"
   echo "== one iteration of each all-to-all as a timeline"
-  for communicator in nccl nccl-zero-cta; do
+  for communicator in nccl nccl-zero-cta peer-copy; do
     once "$output/qwen3-2-$communicator.json" ranks "$gpus" run --backend cuda \
       --layer $layers/qwen3.toml --communicator $communicator --schedule pipemoe-deferred \
       --cluster "$output/several-gpus/profile-${communicator#nccl-}.toml" --forward-degree 2 \

@@ -16,7 +16,8 @@ using Catch::Contains;
 namespace {
 
 constexpr DeviceExchanges kExchanges[] = {DeviceExchanges::Elided, DeviceExchanges::Staged,
-                                          DeviceExchanges::Nccl, DeviceExchanges::NcclZeroCta};
+                                          DeviceExchanges::Nccl, DeviceExchanges::NcclZeroCta,
+                                          DeviceExchanges::PeerCopy};
 
 // 61 tokens as everywhere, rows of whole 16-byte units.
 MoeLayer device_layer(Dtype dtype, std::optional<double> capacity_factor,
@@ -81,6 +82,8 @@ const char* name_of(DeviceExchanges exchanges) {
       return "nccl";
     case DeviceExchanges::NcclZeroCta:
       return "nccl-zero-cta";
+    case DeviceExchanges::PeerCopy:
+      return "peer-copy";
   }
   return "";
 }
@@ -119,6 +122,10 @@ TEST_CASE("nccl-zero-cta: every degree matches float64", "[exec][cuda][nccl]") {
   check_every_degree(DeviceExchanges::NcclZeroCta);
 }
 
+TEST_CASE("peer-copy: every degree matches float64", "[exec][cuda]") {
+  check_every_degree(DeviceExchanges::PeerCopy);
+}
+
 TEST_CASE("a replayed CUDA graph computes the bits that tasks given one by one do",
           "[exec][cuda][nccl]") {
   const Dtype dtype = GENERATE(Dtype::Fp32, Dtype::Bf16);
@@ -145,7 +152,9 @@ TEST_CASE("a dropless layer runs on every communicator that takes unequal parts"
   const Dtype dtype = GENERATE(Dtype::Fp32, Dtype::Bf16);
   const double skew = GENERATE(0.0, 20.0);  // the other experts get few rows or none
   for (const DeviceExchanges exchanges : kExchanges) {
-    if (exchanges == DeviceExchanges::NcclZeroCta) continue;
+    if (exchanges == DeviceExchanges::NcclZeroCta || exchanges == DeviceExchanges::PeerCopy) {
+      continue;
+    }
     for (const Degrees degrees : {Degrees{1, 1}, Degrees{3, 2}, Degrees{8, 8}}) {
       CAPTURE(name_of(exchanges), to_string(dtype), skew, degrees.forward_degree);
       const Outcome outcome = outcome_of({device_layer(dtype, std::nullopt),

@@ -51,18 +51,38 @@ TEST_CASE("rows that are no whole 16-byte units are refused", "[exec][cuda]") {
   CHECK_NOTHROW(cuda::check_runs_on(narrow, kAmpere));
 }
 
-TEST_CASE("nccl-zero-cta refuses a dropless layer, and says what takes it", "[exec][cuda]") {
-  const CudaOptions options{.exchanges = DeviceExchanges::NcclZeroCta};
+TEST_CASE("exchanges of equal parts refuse a dropless layer, and say what takes it",
+          "[exec][cuda]") {
   const MoeLayer dropless = prime_layer(2, std::nullopt);
-  CHECK_THROWS_AS(CudaBackend::check(dropless, options, 1), InputError);
-  CHECK_THROWS_WITH(CudaBackend::check(dropless, options, 1),
+  const auto check = [&](DeviceExchanges exchanges) {
+    CudaBackend::check(dropless, {.exchanges = exchanges}, 1);
+  };
+  CHECK_THROWS_AS(check(DeviceExchanges::NcclZeroCta), InputError);
+  CHECK_THROWS_WITH(check(DeviceExchanges::NcclZeroCta),
                     Contains("nccl-zero-cta") && Contains("dropless") && Contains("use nccl"));
+  CHECK_THROWS_WITH(check(DeviceExchanges::PeerCopy),
+                    Contains("peer-copy") && Contains("dropless") && Contains("use nccl"));
+}
+
+TEST_CASE("rows can be read as delivered with a capacity only, and on GPUs", "[exec][cuda]") {
+  CHECK_THROWS_WITH(CudaBackend::check(prime_layer(2, std::nullopt), {.packs = false}, 1),
+                    Contains("--no-pack-rows needs a capacity"));
+  BackendOptions cpu;
+  cpu.pack_rows = true;
+  CHECK_THROWS_WITH(check_options(cpu), Contains("--pack-rows") && Contains("not cpu"));
 }
 
 TEST_CASE("nccl-zero-cta refuses an NCCL before 2.28", "[exec][cuda]") {
   CHECK_THROWS_AS(check_zero_cta(22703), InputError);
   CHECK_THROWS_WITH(check_zero_cta(22703), Contains("NCCL 2.28.0 or later, this is 2.27.3"));
   CHECK_NOTHROW(check_zero_cta(22800));
+}
+
+TEST_CASE("parts of an exchange that must be equal are", "[exec][cuda]") {
+  cuda::DeviceExchange exchange{.send_bytes = {16, 16}, .receive_bytes = {16, 16}};
+  CHECK(exchange.equal_part() == 16);
+  exchange.receive_bytes[1] = 32;
+  CHECK_THROWS_AS(exchange.equal_part(), std::logic_error);
 }
 
 TEST_CASE("exchanges are elided on one rank only", "[exec][cuda]") {
@@ -72,7 +92,7 @@ TEST_CASE("exchanges are elided on one rank only", "[exec][cuda]") {
 }
 
 TEST_CASE("the cuda backend has communicators of its own", "[exec][cuda]") {
-  for (const char* known : {"staged", "nccl", "nccl-zero-cta", "elided"}) {
+  for (const char* known : {"staged", "nccl", "nccl-zero-cta", "peer-copy", "elided"}) {
     CHECK_NOTHROW(check_options(cuda_with(known)));
   }
   CHECK_THROWS_WITH(check_options(cuda_with("mpi")), Contains("staged, nccl, nccl-zero-cta"));

@@ -145,6 +145,24 @@ TEST_CASE("experts read rows as the ranks sent them", "[cuda][layer]") {
   }
 }
 
+TEST_CASE("rows for a rank's own experts may stay where these have them", "[cuda][layer]") {
+  const auto element = GENERATE(Element::Fp32, Element::Bf16);
+  const auto ranks = GENERATE(as<std::int64_t>(), 2, 4, 8);  // on eight: one expert each
+  const auto packs = GENERATE(false, true);
+  for (const Variant& variant : kVariants) {
+    const Problem problem =
+        draw_device_problem(layer_of(ranks, 2, 1.25, variant), variant.biases, 14, element);
+    const Expected reference = expected(problem);
+    for (const Degrees degrees : {Degrees{1, 1}, {3, 3}, {8, 8}, {5, 2}, {1, 8}}) {
+      CAPTURE(ranks, packs, to_string(variant.activation));
+      DeviceRun run{degrees, element};
+      run.packs = packs;
+      run.keeps_own = true;
+      REQUIRE_EQUALS_REFERENCE(problem, reference, run);
+    }
+  }
+}
+
 TEST_CASE("a layer on a GPU gives the same bits on each run and from a graph", "[cuda][layer]") {
   const auto element = GENERATE(Element::Fp32, Element::Bf16);
   const Problem problem = draw_device_problem(layer_of(4, 2, 1.25, kVariants[0]), true, 8, element);

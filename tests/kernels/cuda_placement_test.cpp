@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kernels/device_layer_state.hpp"
+#include "kernels/routing.hpp"
 
 using namespace pipemoe;
 using namespace pipemoe::cuda;
@@ -106,6 +107,35 @@ TEST_CASE("rows may be moved together first, and a dropless layer's are", "[cuda
   DeviceLayerShape one_expert = shape(true);
   one_expert.num_experts = 2;
   CHECK(received_order(one_expert) == ReceivedOrder::AsPacked);
+}
+
+TEST_CASE("rows for a rank's own experts lie where these read them", "[cuda][placement]") {
+  const bool packs = GENERATE(false, true);
+  DeviceLayerShape rank_1 = shape(packs);
+  rank_1.keeps_own = 1;
+  const RowPlacement placement = placed(rank_1);
+  for (const auto* chunks : {&placement.forward, &placement.backward}) {
+    const auto degree = static_cast<std::int64_t>(chunks->size());
+    const std::vector<std::int32_t> begins = capacity_blocks(rank_1, placement, *chunks);
+    REQUIRE(begins.size() == chunks->size() * 4);
+    std::int64_t sent = 0;
+    for (std::int64_t c = 0; c < degree; ++c) {
+      const DeviceChunk& chunk = (*chunks)[static_cast<std::size_t>(c)];
+      const std::int64_t rows = kernels::rows_in_chunk(kCapacity, degree, c);
+      const auto begin = [&](std::int64_t e) {
+        return begins[static_cast<std::size_t>(4 * c + e)];
+      };
+      CHECK(begin(0) == sent);
+      CHECK(begin(1) == sent + rows);
+      // Experts 2 and 3 are its own: source 1 behind source 0, or within each expert.
+      const std::int64_t first = placement.sent_rows + chunk.received_begin;
+      CHECK(begin(2) == first + (packs ? 1 : 2) * rows);
+      CHECK(begin(3) == first + 3 * rows);
+      CHECK(chunk.pack.count == (packs ? 2 : 0));  // the other rank's
+      CHECK(chunk.unpack.count == chunk.pack.count);
+      sent += 4 * rows;
+    }
+  }
 }
 
 TEST_CASE("rows are moved where that costs less", "[cuda][placement]") {

@@ -92,12 +92,12 @@ TEST_CASE("rows on a GPU are those of the CPU", "[cuda][rows]") {
     const DeviceBuffer gradient_in = to_device(std::span(row_gradient), element);
 
     const DeviceBuffer permuted = poisoned_device(s.forward.rows() * width, bytes);
-    permute(s.shape(), {x_in.data(), s.map(s.forward), permuted.data()}, stream);
+    permute(s.shape(), {x_in.data(), s.map(s.forward), {permuted.data()}}, stream);
     const DeviceBuffer output = poisoned_device(tokens, bytes);
-    combine(s.shape(), {rows_in.data(), s.weights_in.as<float>(), s.map(s.forward), output.data()},
-            stream);
+    combine(s.shape(),
+            {{rows_in.data()}, s.weights_in.as<float>(), s.map(s.forward), output.data()}, stream);
     const DeviceBuffer dx = poisoned_device(tokens, bytes);
-    permute_backward(s.shape(), {gradient_in.data(), s.map(s.backward), x_in.data(), dx.data()},
+    permute_backward(s.shape(), {{gradient_in.data()}, s.map(s.backward), x_in.data(), dx.data()},
                      stream);
     stream.synchronize();
 
@@ -117,8 +117,9 @@ TEST_CASE("combine's backward on a GPU is the CPU's, the gate's included", "[cud
   const auto element = GENERATE(Element::Fp32, Element::Bf16);
   const auto top_k = GENERATE(as<std::int64_t>(), 1, 2, 3, 7);
   const auto dropless = GENERATE(false, true);
+  const auto sure = GENERATE(false, true);  // a token's first choice has nearly all probability
   for (const std::int64_t width : {8, 1024, 2304}) {
-    CAPTURE(element == Element::Fp32, top_k, dropless, width);
+    CAPTURE(element == Element::Fp32, top_k, dropless, sure, width);
     const Setup s(width, top_k, dropless, element, 7);
     const cuda::Stream stream;
     std::mt19937_64 random(8);
@@ -126,7 +127,14 @@ TEST_CASE("combine's backward on a GPU is the CPU's, the gate's included", "[cud
     const Floats dy = normal_floats(random, tokens, element);
     const Floats rows = normal_floats(random, s.forward.rows() * width, element);
     Floats probabilities(200 * 8), load(8, 0.125f), weights;
-    for (float& p : probabilities) p = std::uniform_real_distribution<float>(0.05f, 0.2f)(random);
+    const float scale = sure ? 1e-6f : 1;
+    for (float& p : probabilities) {
+      p = scale * std::uniform_real_distribution<float>(0.05f, 0.2f)(random);
+    }
+    for (std::size_t t = 0; sure && t < 200; ++t) {
+      const auto first = static_cast<std::size_t>(s.experts[t * static_cast<std::size_t>(top_k)]);
+      probabilities[8 * t + first] = 1 - 1e-6f;
+    }
     load[2] = 0.5f;
     const auto choices = static_cast<std::int64_t>(s.experts.size());
     for (std::int64_t i = 0; i < choices; ++i) {  // those of the gate, as renormalised
@@ -148,7 +156,7 @@ TEST_CASE("combine's backward on a GPU is the CPU's, the gate's included", "[cud
     const DeviceBuffer expert_weights = poisoned_device(200 * padded, bytes);
     combine_backward(s.shape(),
                      {.output_gradient = dy_in.data(),
-                      .rows = rows_in.data(),
+                      .rows = {rows_in.data()},
                       .forward = s.map(s.forward),
                       .backward = s.map(s.backward),
                       .combine_weights = weights_in.as<float>(),
@@ -156,7 +164,7 @@ TEST_CASE("combine's backward on a GPU is the CPU's, the gate's included", "[cud
                       .experts = s.experts_in.as<std::int32_t>(),
                       .load = load_in.as<float>(),
                       .auxiliary_loss_gradient = 3,
-                      .row_gradient = row_gradient.data(),
+                      .row_gradient = {row_gradient.data()},
                       .logit_gradient = logits.data(),
                       .expert_weights = expert_weights.data(),
                       .padded_experts = padded,

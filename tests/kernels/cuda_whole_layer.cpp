@@ -25,7 +25,7 @@ DeviceActivation device_activation(Activation activation) {
   throw std::logic_error("activation");
 }
 
-DeviceLayerShape shape_of(const Problem& problem, const DeviceRun& run) {
+DeviceLayerShape shape_of(const Problem& problem, const DeviceRun& run, std::int64_t rank) {
   const ReferenceLayer& reference = problem.reference;
   const MoeLayer& layer = reference.layer;
   return {.tokens = layer.tokens_per_rank,
@@ -45,7 +45,8 @@ DeviceLayerShape shape_of(const Problem& problem, const DeviceRun& run) {
           .backward_degree = run.degrees.backward_degree,
           .direct = run.direct,
           .search = run.search,
-          .packs = run.packs};
+          .packs = run.packs,
+          .keeps_own = run.keeps_own ? std::optional(rank) : std::nullopt};
 }
 
 std::vector<float> part_of(const std::vector<double>& all, std::int64_t index, std::int64_t parts) {
@@ -82,7 +83,7 @@ struct Rank {
     first_to = like(first), first_bias_to = like(first_bias);
     second_to = like(second), second_bias_to = like(second_bias);
     layer = std::make_unique<DeviceLayer>(
-        shape_of(problem, run),
+        shape_of(problem, run, rank),
         DeviceWeights{gate.as<float>(), first.data(), first_bias.data(), second.data(),
                       second_bias.data()},
         DeviceGradients{gate_to.as<float>(), first_to.data(), first_bias_to.data(),
@@ -135,7 +136,7 @@ struct World {
         const std::int64_t begin = std::accumulate(
             sizes.begin(), sizes.begin() + static_cast<std::ptrdiff_t>(to), std::int64_t{0});
         if (sizes[to] != all[to].receive_bytes[from]) throw std::logic_error("exchange: sizes");
-        if (sizes[to] > 0) {
+        if (sizes[to] > 0 && static_cast<std::int64_t>(from) != all[to].kept) {
           check(cudaMemcpyAsync(all[to].receive + received, all[from].send + begin,
                                 static_cast<std::size_t>(sizes[to]), cudaMemcpyDeviceToDevice,
                                 stream));

@@ -1,0 +1,137 @@
+// Every GPU copies its parts into the others' memory with its copy engines, and tells them with a
+// flag: no multiprocessor is taken, and a rank's rows for itself stay where they are.
+#include <chrono>
+#include <cstdint>
+#include <cstdio>
+#include <exception>
+#include <memory>
+#include <stop_token>
+#include <thread>
+
+#include "exec/device_communicator.hpp"
+#include "exec/peer_memory.hpp"
+#include "exec/stream_flags.hpp"
+#include "kernels/device_pause.hpp"
+#include "models/error.hpp"
+
+namespace pipemoe::exec {
+namespace {
+
+using cuda::check;
+
+// Sets of flags that follow each other: a rank may be at its next exchange, but not two ahead of
+// another one, which has then reset the flags of the one before.
+enum FlagSet { kEven, kOdd, kAlignFirst, kAlignAgain, kFlagSets };
+
+class PeerCopies final : public DeviceCommunicator {
+ public:
+  explicit PeerCopies(ProcessGroup& group)
+      : rank_(group.rank()),
+        ranks_(group.size()),
+        memory_(PeerMemory::join(group)),
+        flags_(memory_->allocate(kFlagSets * static_cast<std::size_t>(ranks_) *
+                                 sizeof(std::uint32_t))) {
+    check(cudaMemset(flags_.data(), 0, flags_.bytes()));
+    check(cudaDeviceSynchronize());
+    group.barrier();
+  }
+
+  std::string name() const override { return "copies into the other GPUs' memory, copy engines"; }
+  bool asynchronous() const override { return true; }
+  bool keeps_own() const override { return true; }
+
+  void exchange(const cuda::DeviceExchange& exchange, cudaStream_t stream,
+                std::stop_token) override;
+  void align(cudaStream_t stream) override;
+  cuda::DeviceAllocator allocator() override {
+    return [memory = memory_](std::size_t bytes) { return memory->allocate(bytes); };
+  }
+  void give_up() override;
+
+ private:
+  std::uint32_t* flag(FlagSet set, int of_rank) const {
+    return flags_.as<std::uint32_t>() + set * ranks_ + of_rank;
+  }
+  template <class Visit>
+  void for_each_other(Visit visit) const {  // each rank in another order
+    for (int step = 1; step < ranks_; ++step) visit((rank_ + step) % ranks_);
+  }
+  void meet(FlagSet set, cudaStream_t stream) const;
+  void release_waiting(const cuda::Stream& stream) const;
+
+  int rank_, ranks_;
+  std::shared_ptr<PeerMemory> memory_;
+  cuda::DeviceBuffer flags_;  // [set, rank]: set by that rank, reset by this one
+  bool odd_ = false;
+  std::jthread release_;
+};
+
+// Tells all others that the stream is here, and waits for them.
+void PeerCopies::meet(FlagSet set, cudaStream_t stream) const {
+  if (ranks_ == 1) return;
+  StreamFlags flags;
+  for_each_other([&](int other) {
+    const auto* mine = reinterpret_cast<const std::byte*>(flag(set, rank_));
+    flags.write(reinterpret_cast<std::uint32_t*>(memory_->of_rank(other, mine)), 1);
+  });
+  for_each_other([&](int other) { flags.wait_for(flag(set, other), 1); });
+  for_each_other([&](int other) { flags.write(flag(set, other), 0); });
+  flags.give(stream);
+}
+
+void PeerCopies::exchange(const cuda::DeviceExchange& exchange, cudaStream_t stream,
+                          std::stop_token) {
+  const std::int64_t part = exchange.equal_part();
+  if (part == 0) return;
+  const auto copy = [&](std::byte* to, int rank) {
+    check(cudaMemcpyAsync(to, exchange.send + rank * part, static_cast<std::size_t>(part),
+                          cudaMemcpyDefault, stream));
+  };
+  std::byte* mine = exchange.receive + rank_ * part;
+  for_each_other([&](int other) { copy(memory_->of_rank(other, mine), other); });
+  if (!exchange.kept) copy(mine, rank_);
+  meet(odd_ ? kOdd : kEven, stream);
+  odd_ = !odd_;
+}
+
+// The pause is what a launch of an iteration's graph takes.
+void PeerCopies::align(cudaStream_t stream) {
+  meet(kAlignFirst, stream);
+  cuda::pause(std::chrono::microseconds(40), stream);
+  meet(kAlignAgain, stream);
+}
+
+// Answers for the lost rank until all that was given has ended.
+void PeerCopies::give_up() {
+  int device = 0;
+  check(cudaGetDevice(&device));
+  release_ = std::jthread([this, device](const std::stop_token& stop) {
+    try {
+      check(cudaSetDevice(device));
+      const cuda::Stream stream;
+      while (!stop.stop_requested()) {
+        release_waiting(stream);
+        std::this_thread::sleep_for(std::chrono::microseconds(100));
+      }
+    } catch (const std::exception& error) {
+      std::fprintf(stderr, "pipemoe: giving up exchanges: %s\n", error.what());
+    }
+  });
+}
+
+void PeerCopies::release_waiting(const cuda::Stream& stream) const {
+  StreamFlags flags;
+  for (int set = kEven; set < kFlagSets; ++set) {
+    for_each_other([&](int other) { flags.write(flag(static_cast<FlagSet>(set), other), 1); });
+  }
+  flags.give(stream);
+  stream.synchronize();
+}
+
+}  // namespace
+
+std::unique_ptr<DeviceCommunicator> peer_copy_communicator(ProcessGroup& group) {
+  return std::make_unique<PeerCopies>(group);
+}
+
+}  // namespace pipemoe::exec

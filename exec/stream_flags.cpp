@@ -1,0 +1,71 @@
+#include "exec/stream_flags.hpp"
+
+#include <cuda.h>
+#include <fmt/core.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/cuda.hpp"
+#include "models/error.hpp"
+
+namespace pipemoe::exec {
+namespace {
+
+// Asked for by name: a program that links the driver does not start where there is none.
+auto batch_function() {
+  constexpr unsigned kVersion = 12000;
+  void* function = nullptr;
+  cudaDriverEntryPointQueryResult found = cudaDriverEntryPointSymbolNotFound;
+  cuda::check(cudaGetDriverEntryPointByVersion("cuStreamBatchMemOp", &function, kVersion,
+                                               cudaEnableDefault, &found));
+  if (found != cudaDriverEntryPointSuccess) {
+    throw DeviceError("the CUDA driver has no cuStreamBatchMemOp", Where::here());
+  }
+  return reinterpret_cast<decltype(&cuStreamBatchMemOp)>(function);
+}
+
+CUdeviceptr address(std::uint32_t* at) { return reinterpret_cast<CUdeviceptr>(at); }
+
+}  // namespace
+
+StreamFlags& StreamFlags::write(std::uint32_t* at, std::uint32_t value) {
+  operations_.push_back({false, at, value});
+  return *this;
+}
+
+StreamFlags& StreamFlags::wait_for(std::uint32_t* at, std::uint32_t value) {
+  operations_.push_back({true, at, value});
+  return *this;
+}
+
+void StreamFlags::give(cudaStream_t stream) {
+  static const auto give_batch = batch_function();
+  std::vector<CUstreamBatchMemOpParams> batch;
+  for (const Operation& operation : operations_) {
+    CUstreamBatchMemOpParams& params = batch.emplace_back();
+    if (operation.waits) {
+      params.waitValue = {.operation = CU_STREAM_MEM_OP_WAIT_VALUE_32,
+                          .address = address(operation.at),
+                          .value = operation.value,
+                          .flags = CU_STREAM_WAIT_VALUE_EQ,
+                          .alias = 0};
+    } else {
+      params.writeValue = {.operation = CU_STREAM_MEM_OP_WRITE_VALUE_32,
+                           .address = address(operation.at),
+                           .value = operation.value,
+                           .flags = CU_STREAM_WRITE_VALUE_DEFAULT,
+                           .alias = 0};
+    }
+  }
+  operations_.clear();
+  const CUresult status =
+      give_batch(stream, static_cast<unsigned>(batch.size()), batch.data(), /*flags=*/0);
+  if (status == CUDA_SUCCESS) return;
+  // The runtime's errors have the driver's numbers.
+  throw DeviceError(fmt::format("CUDA: stream memory operations: {}",
+                                cudaGetErrorString(static_cast<cudaError_t>(status))),
+                    Where::here());
+}
+
+}  // namespace pipemoe::exec
