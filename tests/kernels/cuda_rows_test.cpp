@@ -2,6 +2,8 @@
 // for: widths of several passes.
 #include <algorithm>
 #include <catch2/catch.hpp>
+#include <numeric>
+#include <span>
 
 #include "kernels/activation.hpp"
 #include "kernels/device_activation.hpp"
@@ -127,13 +129,13 @@ TEST_CASE("combine's backward on a GPU is the CPU's, the gate's included", "[cud
     const Floats dy = normal_floats(random, tokens, element);
     const Floats rows = normal_floats(random, s.forward.rows() * width, element);
     Floats probabilities(200 * 8), load(8, 0.125f), weights;
-    const float scale = sure ? 1e-6f : 1;
-    for (float& p : probabilities) {
-      p = scale * std::uniform_real_distribution<float>(0.05f, 0.2f)(random);
-    }
-    for (std::size_t t = 0; sure && t < 200; ++t) {
-      const auto first = static_cast<std::size_t>(s.experts[t * static_cast<std::size_t>(top_k)]);
-      probabilities[8 * t + first] = 1 - 1e-6f;
+    for (std::size_t t = 0; t < 200; ++t) {
+      const std::span<float> of_token(probabilities.data() + 8 * t, 8);
+      for (float& p : of_token) p = std::uniform_real_distribution<float>(0.05f, 0.1f)(random);
+      const std::int32_t first = s.experts[t * static_cast<std::size_t>(top_k)];
+      of_token[static_cast<std::size_t>(first)] = sure ? 1e6f : 0.2f;
+      const float sum = std::accumulate(of_token.begin(), of_token.end(), 0.0f);
+      for (float& p : of_token) p /= sum;
     }
     load[2] = 0.5f;
     const auto choices = static_cast<std::int64_t>(s.experts.size());

@@ -72,7 +72,9 @@ inline std::vector<float> floats_of(const void* from, std::int64_t count, cuda::
 /// `count` elements that must be written before they are read: NaN.
 inline cuda::DeviceBuffer poisoned_device(std::int64_t count, std::int64_t element_bytes) {
   cuda::DeviceBuffer buffer(static_cast<std::size_t>(count * element_bytes));
-  if (buffer.bytes() > 0) cuda::check(cudaMemset(buffer.data(), 0xff, buffer.bytes()));
+  if (buffer.bytes() == 0) return buffer;
+  cuda::check(cudaMemset(buffer.data(), 0xff, buffer.bytes()));
+  cuda::check(cudaDeviceSynchronize());  // no stream of the tests' waits for it
   return buffer;
 }
 
