@@ -299,9 +299,9 @@ std::unique_ptr<PreparedGraph> CudaBackend::prepare(const TaskGraph& graph) {
   check_graph(layer_, graph, group_.size());
   const std::int64_t before = free_bytes();
   cuda::DeviceLayerShape shape = shape_of(layer_, options_, group_.size(), degrees_of(graph));
-  if (communicator_ != nullptr && communicator_->keeps_own() && layer_.capacity_factor &&
-      group_.size() > 1) {
-    shape.keeps_own = group_.rank();
+  if (communicator_ != nullptr && layer_.capacity_factor && group_.size() > 1) {
+    if (communicator_->keeps_own()) shape.keeps_own = group_.rank();
+    shape.exchanges_by_expert = communicator_->takes_blocks() && !options_.packs;
   }
   const auto layer = std::make_shared<DeviceLayer>(
       shape, tensors_->weights(), tensors_->gradients(), tensors_->tokens(),

@@ -26,6 +26,8 @@ class DeviceCommunicator {
   virtual bool asynchronous() const = 0;
   /// Whether exchange() can do without a rank's rows for itself (DeviceExchange::kept).
   virtual bool keeps_own() const { return false; }
+  /// Whether exchange() can do blocks of parts (DeviceExchange::blocks).
+  virtual bool takes_blocks() const { return false; }
   /// Throws DeviceError, and RunError when a rank fails or on `stop`.
   virtual void exchange(const cuda::DeviceExchange& exchange, cudaStream_t stream,
                         std::stop_token stop) = 0;

@@ -1,5 +1,6 @@
 // Every GPU copies its parts into the others' memory with its copy engines, and tells them with a
-// flag: no multiprocessor is taken, and a rank's rows for itself stay where they are.
+// flag: no multiprocessor is taken, a rank's rows for itself stay where they are, and an expert's
+// rows come together from all ranks.
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
@@ -39,6 +40,7 @@ class PeerCopies final : public DeviceCommunicator {
   std::string name() const override { return "copies into the other GPUs' memory, copy engines"; }
   bool asynchronous() const override { return true; }
   bool keeps_own() const override { return true; }
+  bool takes_blocks() const override { return true; }
 
   void exchange(const cuda::DeviceExchange& exchange, cudaStream_t stream,
                 std::stop_token) override;
@@ -83,11 +85,18 @@ void PeerCopies::exchange(const cuda::DeviceExchange& exchange, cudaStream_t str
                           std::stop_token) {
   const std::int64_t part = exchange.equal_part();
   if (part == 0) return;
-  const auto copy = [&](std::byte* to, int rank) {
-    check(cudaMemcpyAsync(to, exchange.send + rank * part, static_cast<std::size_t>(part),
-                          cudaMemcpyDefault, stream));
+  const std::int64_t block = part / exchange.blocks;
+  const auto begin = [&](bool by_block, int rank) { return rank * (by_block ? block : part); };
+  const auto pitch = [&](bool by_block) {
+    return static_cast<std::size_t>(by_block ? ranks_ * block : block);
   };
-  std::byte* mine = exchange.receive + rank_ * part;
+  const auto copy = [&](std::byte* to, int rank) {
+    check(cudaMemcpy2DAsync(to, pitch(exchange.receives_by_block),
+                            exchange.send + begin(exchange.sends_by_block, rank),
+                            pitch(exchange.sends_by_block), static_cast<std::size_t>(block),
+                            static_cast<std::size_t>(exchange.blocks), cudaMemcpyDefault, stream));
+  };
+  std::byte* mine = exchange.receive + begin(exchange.receives_by_block, rank_);
   for_each_other([&](int other) { copy(memory_->of_rank(other, mine), other); });
   if (!exchange.kept) copy(mine, rank_);
   meet(odd_ ? kOdd : kEven, stream);

@@ -55,6 +55,8 @@ void check_runs_on(const DeviceLayerShape& shape, const Device& device) {
   ensure(!shape.direct || shape.num_ranks == 1, "device layer: direct on several ranks");
   ensure(!shape.keeps_own || (shape.num_ranks > 1 && shape.capacity >= 0),
          "device layer: own rows kept on one rank, or without a capacity");
+  ensure(!shape.exchanges_by_expert || shape.capacity >= 0,
+         "device layer: exchanges by expert without a capacity");
   if (shape.element == Element::Bf16 && !device.has_bf16()) {
     throw InputError(fmt::format("dtype is bf16, which {} (compute capability {}.{}) lacks: fp32",
                                  device.name, device.major, device.minor));
@@ -291,6 +293,10 @@ DeviceExchange DeviceLayer::dispatch(Direction direction, std::int64_t index) co
       .send = s.row("sent", chunk.sent_begin, width),
       .receive = s.row(s.packs ? "received" : packed, chunk.received_begin, width),
       .kept = s.shape.keeps_own};
+  if (s.shape.exchanges_by_expert) {
+    exchange.blocks = s.shape.local_experts();
+    exchange.receives_by_block = true;
+  }
   for (const std::int64_t rows : chunk.sent_rows) exchange.send_bytes.push_back(rows * row_bytes);
   for (const std::int64_t rows : chunk.received_rows) {
     exchange.receive_bytes.push_back(rows * row_bytes);
@@ -304,6 +310,7 @@ DeviceExchange DeviceLayer::combine_exchange(Direction direction, std::int64_t i
   const DeviceChunk& chunk = s.chunk(direction, index);
   const std::int64_t width = s.shape.model_dim;
   std::swap(exchange.send_bytes, exchange.receive_bytes);
+  std::swap(exchange.sends_by_block, exchange.receives_by_block);
   exchange.send = s.row(s.packs ? "returned" : "output", chunk.received_begin, width);
   exchange.receive = s.row("back", chunk.sent_begin, width);
   return exchange;

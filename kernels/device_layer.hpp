@@ -47,6 +47,9 @@ struct DeviceLayerShape {
   /// This rank, where rows for its own experts are written and read where these have them, and no
   /// exchange carries them. Needs a capacity and several ranks. Absent: they are exchanged too.
   std::optional<std::int64_t> keeps_own = std::nullopt;
+  /// Exchanges deliver and take rows by expert, as the products read them (DeviceExchange::blocks):
+  /// nothing is moved. Needs a capacity.
+  bool exchanges_by_expert = false;
 
   std::int64_t local_experts() const { return num_experts / num_ranks; }
   std::int64_t first_width() const {
@@ -85,13 +88,17 @@ struct DeviceTokens {
 enum class Direction { Forward, Backward };
 
 /// One all-to-all of one chunk: both sides hold the ranks' parts one after another, or leave room
-/// for one.
+/// for one. A part may be of several equal blocks, and one side hold all ranks' first blocks, then
+/// their second ones, and so on.
 struct DeviceExchange {
   const std::byte* send = nullptr;
   std::byte* receive = nullptr;
   std::vector<std::int64_t> send_bytes;             ///< to each rank
   std::vector<std::int64_t> receive_bytes;          ///< from each rank
   std::optional<std::int64_t> kept = std::nullopt;  ///< the rank whose part does not move: this one
+  std::int64_t blocks = 1;                          ///< of each part
+  bool sends_by_block = false;                      ///< [block, rank] instead of [rank, block]
+  bool receives_by_block = false;
 
   /// The size of all parts. Throws std::logic_error unless they are equally large.
   std::int64_t equal_part() const;

@@ -200,7 +200,8 @@ void add_regrouping(const DeviceLayerShape& shape, const ReceivedRows& all, std:
 }  // namespace
 
 ReceivedOrder received_order(const DeviceLayerShape& shape) {
-  if (shape.direct || shape.num_ranks == 1 || shape.local_experts() == 1) {
+  if (shape.direct || shape.num_ranks == 1 || shape.local_experts() == 1 ||
+      shape.exchanges_by_expert) {
     return ReceivedOrder::AsPacked;
   }
   const bool packs = shape.capacity < 0 || shape.packs.value_or(packing_pays(shape));

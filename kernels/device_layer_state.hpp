@@ -42,7 +42,7 @@ struct DeviceChunk {
 
 /// How the rows of a chunk lie that an exchange delivers, and how its experts read them.
 enum class ReceivedOrder {
-  AsPacked,  ///< one source or one expert: delivered as packed
+  AsPacked,  ///< delivered as packed: one source, one expert, or an exchange by expert
   Packed,    ///< moved into packed order first, and back for the exchange behind
   BySource,  ///< read as delivered, with products of their own for each source
 };

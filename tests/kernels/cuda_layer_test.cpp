@@ -163,6 +163,24 @@ TEST_CASE("rows for a rank's own experts may stay where these have them", "[cuda
   }
 }
 
+TEST_CASE("exchanges may deliver and take rows by expert", "[cuda][layer]") {
+  const auto element = GENERATE(Element::Fp32, Element::Bf16);
+  const auto ranks = GENERATE(as<std::int64_t>(), 2, 4);
+  const auto keeps_own = GENERATE(false, true);
+  for (const Variant& variant : kVariants) {
+    const Problem problem =
+        draw_device_problem(layer_of(ranks, 2, 1.25, variant), variant.biases, 15, element);
+    const Expected reference = expected(problem);
+    for (const Degrees degrees : {Degrees{1, 1}, {3, 3}, {8, 8}, {5, 2}, {1, 8}}) {
+      CAPTURE(ranks, keeps_own, to_string(variant.activation));
+      DeviceRun run{degrees, element};
+      run.keeps_own = keeps_own;
+      run.exchanges_by_expert = true;
+      REQUIRE_EQUALS_REFERENCE(problem, reference, run);
+    }
+  }
+}
+
 TEST_CASE("a layer on a GPU gives the same bits on each run and from a graph", "[cuda][layer]") {
   const auto element = GENERATE(Element::Fp32, Element::Bf16);
   const Problem problem = draw_device_problem(layer_of(4, 2, 1.25, kVariants[0]), true, 8, element);

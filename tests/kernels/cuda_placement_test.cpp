@@ -104,6 +104,9 @@ TEST_CASE("rows may be moved together first, and a dropless layer's are", "[cuda
   DeviceLayerShape dropless = shape(false);
   dropless.capacity = -1;
   CHECK(received_order(dropless) == ReceivedOrder::Packed);
+  DeviceLayerShape by_expert = shape(true);
+  by_expert.exchanges_by_expert = true;
+  CHECK(received_order(by_expert) == ReceivedOrder::AsPacked);
   DeviceLayerShape one_expert = shape(true);
   one_expert.num_experts = 2;
   CHECK(received_order(one_expert) == ReceivedOrder::AsPacked);

@@ -16,7 +16,8 @@ struct DeviceRun {
   bool graph = false;  ///< an iteration is captured, then replayed twice; not dropless
   cuda::Search search = cuda::Search::Heuristic;
   std::optional<bool> packs = std::nullopt;
-  bool keeps_own = false;  ///< several ranks and a capacity only
+  bool keeps_own = false;            ///< several ranks and a capacity only
+  bool exchanges_by_expert = false;  ///< a capacity only
 };
 
 /// Numbers rounded to what the element holds (the gate's stay fp32), routing drawn anew until no
