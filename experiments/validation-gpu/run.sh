@@ -62,8 +62,9 @@ dropless="--set layer.capacity_factor=dropless"
 
 numerics_of_one() {
   shapes staged nccl nccl-zero-cta peer-copy elided | verify 1
+  shapes peer-copy | verify 2
   for ranks in 2 4; do
-    { shapes peer-copy; skewed peer-copy "$capacity"; skewed staged "$capacity"; } | verify $ranks
+    { skewed peer-copy "$capacity"; skewed staged "$capacity"; } | verify $ranks
   done
 }
 numerics_of_several() {
