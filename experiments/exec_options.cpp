@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <cstdint>
 #include <nlohmann/json.hpp>
 
 #include "models/error.hpp"
@@ -42,11 +43,11 @@ void add_exec_options(CLI::App& command, ExecOptions& options) {
                    "Give every task to the GPU anew instead of replaying a CUDA graph");
   command.add_flag("!--no-priority", options.backend.communication_first,
                    "GPU communication streams without their higher priority");
-  command
-      .add_flag("--pack-rows{true},--no-pack-rows{false}", options.backend.pack_rows,
-                "On GPUs: an expert's rows from all ranks are moved together first, or read as the "
-                "exchange delivers them [what is expected to be faster]")
-      ->disable_flag_override();
+  command.add_flag_function(
+      "--pack-rows,!--no-pack-rows",
+      [&options](std::int64_t sum) { options.backend.pack_rows = sum > 0; },
+      "On GPUs: an expert's rows from all ranks are moved together first, or read as the exchange "
+      "delivers them [what is expected to be faster]");
   command.add_flag("--tf32", options.backend.tf32, "fp32 products on a GPU may round to TF32");
   command.add_option("--warm-up", options.warm_up, "Iterations before the measured ones")
       ->check(CLI::Range(0, 1000000))

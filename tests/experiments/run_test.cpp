@@ -122,6 +122,7 @@ TEST_CASE("backends and communicators of other builds say what to turn on", "[pr
 TEST_CASE("backends and communicators that nobody has are refused with those there are",
           "[program][run]") {
   check_refused(kRun + "--backend tpu", {"--backend is tpu", "cpu or cuda"});
+  check_refused(kRun + "--no-pack-rows", {"--no-pack-rows", "for --backend cuda"});
   check_refused(kRun + "--communicator pigeon",
                 {"pigeon", "copy, mpi, staged, nccl, nccl-zero-cta, elided"});
 }
