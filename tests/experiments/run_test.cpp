@@ -124,7 +124,7 @@ TEST_CASE("backends and communicators that nobody has are refused with those the
   check_refused(kRun + "--backend tpu", {"--backend is tpu", "cpu or cuda"});
   check_refused(kRun + "--no-pack-rows", {"--no-pack-rows", "for --backend cuda"});
   check_refused(kRun + "--communicator pigeon",
-                {"pigeon", "copy, mpi, staged, nccl, nccl-zero-cta, elided"});
+                {"pigeon", "copy, mpi, staged, nccl, nccl-zero-cta, peer-copy, elided"});
 }
 
 TEST_CASE("run refuses what it cannot run", "[program][run]") {
