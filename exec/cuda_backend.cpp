@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "exec/layer_graph.hpp"
+#include "exec/peer_memory.hpp"
 #include "exec/profiler_range.hpp"
 #include "exec/stream_workers.hpp"
 #include "kernels/device_fill.hpp"
@@ -185,6 +186,7 @@ void CudaBackend::check(const MoeLayer& layer, const CudaOptions& options, int n
     throw InputError(fmt::format("exchanges can be elided on one rank only, not on {}", num_ranks));
   }
   if (options.exchanges == DeviceExchanges::NcclZeroCta) check_zero_cta();
+  if (options.exchanges == DeviceExchanges::PeerCopy) check_peer_access(num_ranks);
   for (const auto& [equal_parts, name] : {std::pair(DeviceExchanges::NcclZeroCta, "nccl-zero-cta"),
                                           std::pair(DeviceExchanges::PeerCopy, "peer-copy")}) {
     if (options.exchanges != equal_parts || layer.capacity_factor) continue;

@@ -99,6 +99,7 @@ std::vector<Seconds> time_gemm(ProcessGroup& group, const CudaOptions& options, 
 constexpr int kQueue = 5;
 // What comes before them, as something does in an iteration: a graph's launch takes time itself.
 constexpr std::chrono::microseconds kBefore{20};
+constexpr Seconds kLeast{1e-6};  // that an exchange takes: timers tick
 
 Seconds median(const std::vector<Seconds>& times) {
   std::vector<double> seconds;
@@ -129,7 +130,8 @@ ExchangeTimes time_all_to_all(DeviceCommunicator& communicator, ProcessGroup& gr
   std::vector<Seconds> one = exchanges(1);
   if (!asynchronous) return {std::move(one), {}};
   ExchangeTimes times;
-  const Seconds before = median(exchanges(0)), first = median(one) - before;
+  const Seconds before = median(exchanges(0));
+  const Seconds first = std::max(median(one) - before, kLeast);
   for (const Seconds both : one) times.alone.push_back(std::max(both - before, first / kQueue));
   for (const Seconds all : exchanges(kQueue)) {
     times.queued.push_back(std::max(all - before - first, first / kQueue) / (kQueue - 1));

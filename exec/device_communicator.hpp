@@ -56,7 +56,8 @@ std::unique_ptr<DeviceCommunicator> nccl_communicator(ProcessGroup& group);
 std::unique_ptr<DeviceCommunicator> nccl_zero_cta_communicator(ProcessGroup& group);
 /// Copies of equal parts into the memory of the other GPUs, by copy engines: no multiprocessor is
 /// taken, nothing waits for more than the last part. The ranks of one host, whose GPUs can use each
-/// other's memory; they may share a GPU. Collective. Throws InputError where they are not such.
+/// other's memory (check_peer_access); they may share a GPU. Collective. Throws InputError for
+/// ranks of several hosts.
 std::unique_ptr<DeviceCommunicator> peer_copy_communicator(ProcessGroup& group);
 /// Throws InputError where NCCL, as built against or as loaded, is older than 2.28.
 void check_zero_cta();

@@ -1,10 +1,12 @@
 // Every GPU copies its parts into the others' memory with its copy engines, and tells them with a
 // flag: no multiprocessor is taken, a rank's rows for itself stay where they are, and an expert's
 // rows come together from all ranks.
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <exception>
+#include <limits>
 #include <memory>
 #include <stop_token>
 #include <thread>
@@ -23,6 +25,31 @@ using cuda::check;
 // Sets of flags that follow each other: a rank may be at its next exchange, but not two ahead of
 // another one, which has then reset the flags of the one before.
 enum FlagSet { kEven, kOdd, kAlignFirst, kAlignAgain, kFlagSets };
+
+// Equal blocks, each a pitch behind the one before.
+struct Blocks {
+  std::byte* to;
+  std::int64_t to_pitch;
+  const std::byte* from;
+  std::int64_t from_pitch;
+  std::int64_t bytes, blocks;  // bytes of each
+};
+
+// In one copy, unless the pitch is larger than any that a copy may have.
+void copy_blocks(const Blocks& args, cudaStream_t stream) {
+  constexpr std::int64_t kMostPitch = std::numeric_limits<std::int32_t>::max();
+  const auto bytes = static_cast<std::size_t>(args.bytes);
+  if (args.blocks > 1 && std::max(args.to_pitch, args.from_pitch) <= kMostPitch) {
+    check(cudaMemcpy2DAsync(args.to, static_cast<std::size_t>(args.to_pitch), args.from,
+                            static_cast<std::size_t>(args.from_pitch), bytes,
+                            static_cast<std::size_t>(args.blocks), cudaMemcpyDefault, stream));
+    return;
+  }
+  for (std::int64_t i = 0; i < args.blocks; ++i) {
+    check(cudaMemcpyAsync(args.to + i * args.to_pitch, args.from + i * args.from_pitch, bytes,
+                          cudaMemcpyDefault, stream));
+  }
+}
 
 class PeerCopies final : public DeviceCommunicator {
  public:
@@ -87,14 +114,15 @@ void PeerCopies::exchange(const cuda::DeviceExchange& exchange, cudaStream_t str
   if (part == 0) return;
   const std::int64_t block = part / exchange.blocks;
   const auto begin = [&](bool by_block, int rank) { return rank * (by_block ? block : part); };
-  const auto pitch = [&](bool by_block) {
-    return static_cast<std::size_t>(by_block ? ranks_ * block : block);
-  };
+  const auto pitch = [&](bool by_block) { return by_block ? ranks_ * block : block; };
   const auto copy = [&](std::byte* to, int rank) {
-    check(cudaMemcpy2DAsync(to, pitch(exchange.receives_by_block),
-                            exchange.send + begin(exchange.sends_by_block, rank),
-                            pitch(exchange.sends_by_block), static_cast<std::size_t>(block),
-                            static_cast<std::size_t>(exchange.blocks), cudaMemcpyDefault, stream));
+    copy_blocks({.to = to,
+                 .to_pitch = pitch(exchange.receives_by_block),
+                 .from = exchange.send + begin(exchange.sends_by_block, rank),
+                 .from_pitch = pitch(exchange.sends_by_block),
+                 .bytes = block,
+                 .blocks = exchange.blocks},
+                stream);
   };
   std::byte* mine = exchange.receive + begin(exchange.receives_by_block, rank_);
   for_each_other([&](int other) { copy(memory_->of_rank(other, mine), other); });

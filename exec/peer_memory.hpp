@@ -17,7 +17,7 @@ namespace pipemoe::exec {
 class PeerMemory : public std::enable_shared_from_this<PeerMemory> {
  public:
   /// Collective; `group` must outlive this. Throws InputError on every rank unless all ranks are on
-  /// one host and each GPU can use the memory of each other one.
+  /// one host. Requires what check_peer_access checks.
   static std::shared_ptr<PeerMemory> join(ProcessGroup& group);
   ~PeerMemory();
   PeerMemory(const PeerMemory&) = delete;
@@ -41,5 +41,9 @@ class PeerMemory : public std::enable_shared_from_this<PeerMemory> {
   std::map<const std::byte*, Piece> pieces_;                 // by where they begin
   std::multimap<std::size_t, const std::byte*> given_back_;  // by size
 };
+
+/// Throws InputError unless each of the GPUs that so many ranks of this host use can use the memory
+/// of each other one.
+void check_peer_access(int num_ranks);
 
 }  // namespace pipemoe::exec
