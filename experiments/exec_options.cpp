@@ -2,8 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <charconv>
 #include <cstdint>
 #include <nlohmann/json.hpp>
+#include <system_error>
 
 #include "models/error.hpp"
 
@@ -14,7 +16,9 @@ namespace {
 CLI::Validator finite(double from, double to) {
   return {[from, to](std::string& text) -> std::string {
             double value = 0;
-            const bool number = CLI::detail::lexical_cast(text, value);
+            const char* end = text.data() + text.size();
+            const auto [rest, error] = std::from_chars(text.data(), end, value);
+            const bool number = error == std::errc() && rest == end;
             if (number && value >= from && value <= to) return "";
             return fmt::format("Value {} not in range {} to {}", text, from, to);
           },
