@@ -41,7 +41,8 @@ void add_graph_command(CLI::App& app) {
   command->add_option("--output", options->output, "Write to a file instead")->type_name("FILE");
   command->callback([options] {
     const Inputs inputs = read_inputs(options->inputs);
-    const std::string text = formatted(make_schedule(options->schedule, inputs), options->format);
+    const std::string text =
+        formatted(make_schedule(options->schedule, inputs).graph, options->format);
     if (options->output.empty()) {
       fmt::print("{}", text);
     } else {

@@ -42,6 +42,7 @@ Candidate candidate(const PlanOptions& options, const std::string& cluster) {
   made.plan =
       make_plan(made.inputs.layer, made.inputs.cluster, options.max_degree, options.schedule);
   auto& notes = made.plan.notes;
+  notes.insert(notes.end(), made.plan.not_tried.begin(), made.plan.not_tried.end());
   notes.insert(notes.end(), made.inputs.fitted_notes.begin(), made.inputs.fitted_notes.end());
   return made;
 }

@@ -110,10 +110,13 @@ void verify_numerics(const RunOptions& options, const MoeLayer& layer, const Tas
 void run_on(exec::ProcessGroup& group, const RunOptions& options) {
   std::optional<Inputs> inputs;
   std::optional<TaskGraph> graph;
+  std::vector<std::string> notes;
   agree(group, [&] {
     exec::check_options(options.exec.backend);
     inputs = read_run_inputs(options, group.size());
-    graph = make_schedule(options.schedule, *inputs);
+    Scheduled scheduled = make_schedule(options.schedule, *inputs);
+    graph = std::move(scheduled.graph);
+    notes = std::move(scheduled.notes);
     exec::check_graph(inputs->layer, *graph, group.size());
     exec::check_layer(inputs->layer, options.exec.backend, group.size());
     return configuration(options, *inputs, *graph);
@@ -135,6 +138,7 @@ void run_on(exec::ProcessGroup& group, const RunOptions& options) {
                                         exec::to_string(*options.exec.backend.link));
   }
   for (const std::string& note : backend->notes()) timeline.provenance.notes.push_back(note);
+  for (const std::string& note : notes) timeline.provenance.notes.push_back(note);
   if (options.verify) {
     verify_numerics(options, inputs->layer, *graph, *backend, group, timeline);
   }

@@ -31,20 +31,21 @@ struct SimulateOptions {
 struct Prepared {
   Inputs inputs;
   TaskGraph graph;
+  std::vector<std::string> notes;  // of how degrees were chosen
 };
 
 Prepared prepare(const SimulateOptions& options) {
   if (options.graph.empty()) {
     Inputs inputs = read_inputs(options.inputs);
-    TaskGraph graph = make_schedule(options.schedule, inputs);
-    return {std::move(inputs), std::move(graph)};
+    Scheduled scheduled = make_schedule(options.schedule, inputs);
+    return {std::move(inputs), std::move(scheduled.graph), std::move(scheduled.notes)};
   }
   if (!options.inputs.layer.empty() || options.schedule.forward_degree ||
       options.schedule.backward_degree) {
     throw InputError("--graph excludes --layer, --forward-degree and --backward-degree");
   }
   TaskGraph graph = task_graph_from_json(read_file(options.graph, "task graph"), options.graph);
-  return {read_cluster_only(options.inputs), std::move(graph)};
+  return {read_cluster_only(options.inputs), std::move(graph), {}};
 }
 
 std::string configuration(const SimulateOptions& options, const Prepared& prepared) {
@@ -83,6 +84,7 @@ void run(const SimulateOptions& options) {
                       [&](std::size_t done, std::size_t total) { progress.update(done, total); });
   }
   timeline.provenance.configuration = configuration(options, prepared);
+  for (const std::string& note : prepared.notes) timeline.provenance.notes.push_back(note);
   if (network == sim::Network::Fitted) {
     std::vector<std::string>& notes = timeline.provenance.notes;
     const auto& more = prepared.inputs.fitted_notes;

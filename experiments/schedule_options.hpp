@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "experiments/inputs.hpp"
 #include "models/task_graph.hpp"
@@ -19,7 +20,11 @@ struct ScheduleOptions {
 
 void add_schedule_options(CLI::App& command, ScheduleOptions& options);
 
+struct Scheduled {
+  TaskGraph graph;
+  std::vector<std::string> notes;  ///< degrees that were not tried when one was chosen, and why
+};
 /// Degrees that were not given are those that `plan` chooses (1 where the schedule has none).
-TaskGraph make_schedule(const ScheduleOptions& options, const Inputs& inputs);
+Scheduled make_schedule(const ScheduleOptions& options, const Inputs& inputs);
 
 }  // namespace pipemoe::program

@@ -188,7 +188,7 @@ Plan make_plan(const MoeLayer& layer, const Cluster& cluster, std::int64_t max_d
                              std::move(times.backward));
   plan.notes = CostModel(cluster).check(schedule(schedule_name, layer, cluster, plan.degrees()));
   if (largest < allowed) {
-    plan.notes.push_back(fmt::format(
+    plan.not_tried.push_back(fmt::format(
         "degrees above {} are left out: their chunks are smaller than any that the profile was "
         "fitted on",
         largest));

@@ -40,7 +40,8 @@ struct Plan {
   PhasePlan forward;
   PhasePlan backward;
   bool closed_form = true;  ///< false: tables, overlap or deferral; each degree's graph was run
-  std::vector<std::string> notes;  ///< costs not modelled, fits extrapolated
+  std::vector<std::string> notes;      ///< costs not modelled, fits extrapolated
+  std::vector<std::string> not_tried;  ///< degrees, and why
 
   Seconds iteration() const { return forward.choice.time + backward.choice.time; }
   Degrees degrees() const { return {forward.choice.degree, backward.choice.degree}; }
@@ -49,9 +50,9 @@ struct Plan {
 };
 
 /// Degrees 1..min(max_degree, layer.slots()), or fewer where more would make chunks smaller than
-/// what the profile's fits were made on, which a note says. With alpha-beta costs a degree's time
-/// is the closed form, which takes chunks as equal; where the degree does not divide the slots the
-/// largest chunk is up to one slot larger. With tables or overlap slowdowns it is that of the
+/// what the profile's fits were made on, which not_tried says. With alpha-beta costs a degree's
+/// time is the closed form, which takes chunks as equal; where the degree does not divide the slots
+/// the largest chunk is up to one slot larger. With tables or overlap slowdowns it is that of the
 /// degree's task graph, and so it is of schedule pipemoe-deferred.
 /// Throws InputError when the cluster lacks a fit, the experts do not divide over the ranks, or the
 /// schedule is neither pipemoe nor pipemoe-deferred.

@@ -60,6 +60,21 @@ std::string replaced(std::string text, const std::string& from, const std::strin
 
 }  // namespace
 
+TEST_CASE("who chooses degrees says which ones were not tried", "[program]") {
+  const std::string inputs =
+      "--layer experiments/layers/small.toml --cluster experiments/clusters/h100-x2-peer-copy.toml";
+  const std::string note = "degrees above 8 are left out";
+  for (const char* command : {"plan ", "simulate "}) {
+    const Outcome outcome = run(command + inputs);
+    CAPTURE(command, outcome.err);
+    CHECK(outcome.exit_code == 0);
+    CHECK_THAT(outcome.out, Catch::Contains(note));
+  }
+  const Outcome given = run("simulate --forward-degree 2 --backward-degree 2 " + inputs);
+  CHECK(given.exit_code == 0);
+  CHECK_THAT(given.out, !Catch::Contains(note));
+}
+
 TEST_CASE("plan --json names degrees and times of both phases", "[program][plan]") {
   const Json plan = json_of("plan --json " + kInputs);
   for (const char* name : {"forward", "backward"}) {
