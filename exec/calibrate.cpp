@@ -46,15 +46,9 @@ Times across(ProcessGroup& group, const Times& mine, Across which) {
   return combined;
 }
 
-Times counts(const std::vector<Seconds>& times) {
-  Times seconds;
-  for (const Seconds time : times) seconds.push_back(time.count());
-  return seconds;
-}
-
 // What a time stamp after each task adds to it, in seconds.
 double time_stamp_cost(const TaskMeasurements& measured, std::size_t tasks) {
-  return summarize(counts(measured.disturbance)).median / static_cast<double>(tasks);
+  return summarize(in_seconds(measured.disturbance)).median / static_cast<double>(tasks);
 }
 
 std::optional<MemoryPass> memory_pass_of(const Task& task) {
@@ -288,8 +282,9 @@ void Calibrator::measure_gemms() {
       const std::int64_t rows = layer.chunk_rows(degree).front();
       for (const GemmShape& gemm : layer.gemms(Pass::Forward, rows, group_.size())) {
         if (!seen.insert({gemm.groups, gemm.rows, gemm.n, gemm.k}).second) continue;
-        const Times times = across(
-            group_, counts(tools_.time_gemm(gemm, layer.dtype, options_.repeats)), Across::Slowest);
+        const Times times =
+            across(group_, in_seconds(tools_.time_gemm(gemm, layer.dtype, options_.repeats)),
+                   Across::Slowest);
         points_.gemms.push_back(
             record({fmt::format("gemm {}x[{},{}]x[{},{}]", gemm.groups, gemm.rows / gemm.groups,
                                 gemm.k, gemm.k, gemm.n),
@@ -310,7 +305,7 @@ void Calibrator::measure_activations() {
       for (const Pass pass : {Pass::Forward, Pass::InputGradient}) {
         const bool forward = pass == Pass::Forward;
         const Times times =
-            across(group_, counts(tools_.time_activation(layer, pass, rows, options_.repeats)),
+            across(group_, in_seconds(tools_.time_activation(layer, pass, rows, options_.repeats)),
                    Across::Slowest);
         points_.passes[forward ? MemoryPass::Activation : MemoryPass::ActivationBackward].push_back(
             record({forward ? "activation forward" : "activation backward", layer.name,
@@ -338,7 +333,7 @@ void Calibrator::measure_exchanges(ProcessGroup& group) {
   for (std::size_t i = 0; i < sizes.size(); ++i) {
     const auto recorded = [&](const char* what, const std::vector<Seconds>& times) {
       return record({what, "", group.size(), sizes[i].amount(), "byte"},
-                    across(group, counts(times), Across::Last));
+                    across(group, in_seconds(times), Across::Last));
     };
     points_.all_to_all[group.size()].push_back(recorded("all_to_all", measured[i].alone));
     if (measured[i].queued.empty()) continue;

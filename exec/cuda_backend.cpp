@@ -187,11 +187,13 @@ void CudaBackend::check(const MoeLayer& layer, const CudaOptions& options, int n
   }
   if (options.exchanges == DeviceExchanges::NcclZeroCta) check_zero_cta();
   if (options.exchanges == DeviceExchanges::PeerCopy) check_peer_access(num_ranks);
-  for (const auto& [equal_parts, name] : {std::pair(DeviceExchanges::NcclZeroCta, "nccl-zero-cta"),
-                                          std::pair(DeviceExchanges::PeerCopy, "peer-copy")}) {
-    if (options.exchanges != equal_parts || layer.capacity_factor) continue;
+  const char* equal_parts = options.exchanges == DeviceExchanges::NcclZeroCta ? "nccl-zero-cta"
+                            : options.exchanges == DeviceExchanges::PeerCopy  ? "peer-copy"
+                                                                              : nullptr;
+  if (equal_parts != nullptr && !layer.capacity_factor) {
     throw InputError(fmt::format(
-        "--communicator {} exchanges equal parts, and a dropless layer's are not: use nccl", name));
+        "--communicator {} exchanges equal parts, and a dropless layer's are not: use nccl",
+        equal_parts));
   }
   if (options.packs == false && !layer.capacity_factor) {
     throw InputError("--no-pack-rows needs a capacity, and this layer is dropless");

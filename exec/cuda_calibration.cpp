@@ -102,9 +102,7 @@ constexpr std::chrono::microseconds kBefore{20};
 constexpr Seconds kLeast{1e-6};  // that an exchange takes: timers tick
 
 Seconds median(const std::vector<Seconds>& times) {
-  std::vector<double> seconds;
-  for (const Seconds time : times) seconds.push_back(time.count());
-  return Seconds{summarize(seconds).median};
+  return Seconds{summarize(in_seconds(times)).median};
 }
 
 ExchangeTimes time_all_to_all(DeviceCommunicator& communicator, ProcessGroup& group, Bytes per_rank,

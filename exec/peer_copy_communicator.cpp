@@ -140,6 +140,7 @@ void PeerCopies::align(cudaStream_t stream) {
 
 // Answers for the lost rank until all that was given has ended.
 void PeerCopies::give_up() {
+  if (ranks_ == 1) return;
   int device = 0;
   check(cudaGetDevice(&device));
   release_ = std::jthread([this, device](const std::stop_token& stop) {

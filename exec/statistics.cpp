@@ -17,6 +17,12 @@ double median(std::vector<double> values) {
 
 }  // namespace
 
+std::vector<double> in_seconds(const std::vector<Seconds>& times) {
+  std::vector<double> seconds;
+  for (const Seconds time : times) seconds.push_back(time.count());
+  return seconds;
+}
+
 Summary summarize(const std::vector<double>& values) {
   ensure(!values.empty(), "summarize: no values");
   const auto [minimum, maximum] = std::minmax_element(values.begin(), values.end());

@@ -4,7 +4,11 @@
 #include <cstddef>
 #include <vector>
 
+#include "models/units.hpp"
+
 namespace pipemoe::exec {
+
+std::vector<double> in_seconds(const std::vector<Seconds>& times);
 
 struct Summary {
   double minimum = 0;

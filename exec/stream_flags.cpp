@@ -1,10 +1,8 @@
 #include "exec/stream_flags.hpp"
 
-#include <cuda.h>
 #include <fmt/core.h>
 
 #include <cstdint>
-#include <vector>
 
 #include "kernels/cuda.hpp"
 #include "models/error.hpp"
@@ -25,42 +23,33 @@ auto batch_function() {
   return reinterpret_cast<decltype(&cuStreamBatchMemOp)>(function);
 }
 
-CUdeviceptr address(std::uint32_t* at) { return reinterpret_cast<CUdeviceptr>(at); }
+CUdeviceptr address(const std::uint32_t* at) { return reinterpret_cast<CUdeviceptr>(at); }
 
 }  // namespace
 
 StreamFlags& StreamFlags::write(std::uint32_t* at, std::uint32_t value) {
-  operations_.push_back({false, at, value});
+  operations_.emplace_back().writeValue = {.operation = CU_STREAM_MEM_OP_WRITE_VALUE_32,
+                                           .address = address(at),
+                                           .value = value,
+                                           .flags = CU_STREAM_WRITE_VALUE_DEFAULT,
+                                           .alias = 0};
   return *this;
 }
 
-StreamFlags& StreamFlags::wait_for(std::uint32_t* at, std::uint32_t value) {
-  operations_.push_back({true, at, value});
+StreamFlags& StreamFlags::wait_for(const std::uint32_t* at, std::uint32_t value) {
+  operations_.emplace_back().waitValue = {.operation = CU_STREAM_MEM_OP_WAIT_VALUE_32,
+                                          .address = address(at),
+                                          .value = value,
+                                          .flags = CU_STREAM_WAIT_VALUE_EQ,
+                                          .alias = 0};
   return *this;
 }
 
 void StreamFlags::give(cudaStream_t stream) {
   static const auto give_batch = batch_function();
-  std::vector<CUstreamBatchMemOpParams> batch;
-  for (const Operation& operation : operations_) {
-    CUstreamBatchMemOpParams& params = batch.emplace_back();
-    if (operation.waits) {
-      params.waitValue = {.operation = CU_STREAM_MEM_OP_WAIT_VALUE_32,
-                          .address = address(operation.at),
-                          .value = operation.value,
-                          .flags = CU_STREAM_WAIT_VALUE_EQ,
-                          .alias = 0};
-    } else {
-      params.writeValue = {.operation = CU_STREAM_MEM_OP_WRITE_VALUE_32,
-                           .address = address(operation.at),
-                           .value = operation.value,
-                           .flags = CU_STREAM_WRITE_VALUE_DEFAULT,
-                           .alias = 0};
-    }
-  }
+  const CUresult status = give_batch(stream, static_cast<unsigned>(operations_.size()),
+                                     operations_.data(), /*flags=*/0);
   operations_.clear();
-  const CUresult status =
-      give_batch(stream, static_cast<unsigned>(batch.size()), batch.data(), /*flags=*/0);
   if (status == CUDA_SUCCESS) return;
   // The runtime's errors have the driver's numbers.
   throw DeviceError(fmt::format("CUDA: stream memory operations: {}",

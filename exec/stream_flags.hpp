@@ -2,6 +2,7 @@
 // stream memory operations, which the CUDA runtime has no name for.
 #pragma once
 
+#include <cuda.h>
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
@@ -14,17 +15,12 @@ class StreamFlags {
  public:
   /// What the stream was given before is visible, on every device, before the value is.
   StreamFlags& write(std::uint32_t* at, std::uint32_t value);
-  StreamFlags& wait_for(std::uint32_t* at, std::uint32_t value);
-  /// Throws DeviceError.
+  StreamFlags& wait_for(const std::uint32_t* at, std::uint32_t value);
+  /// At least one operation was gathered. Throws DeviceError.
   void give(cudaStream_t stream);
 
  private:
-  struct Operation {
-    bool waits;
-    std::uint32_t* at;
-    std::uint32_t value;
-  };
-  std::vector<Operation> operations_;
+  std::vector<CUstreamBatchMemOpParams> operations_;
 };
 
 }  // namespace pipemoe::exec

@@ -47,9 +47,8 @@ std::string from_rank_0(exec::ProcessGroup& group, const std::string& mine) {
 
 ValidationPoint with_measurement(ValidationPoint point, const Timeline& measured) {
   point.measured_forward = measured.forward();
-  std::vector<double> makespans;
-  for (const Seconds makespan : measured.repeats) makespans.push_back(makespan.count());
-  point.measured_makespan = measured.repeats[exec::median_index(makespans)];
+  point.measured_makespan =
+      measured.repeats[exec::median_index(exec::in_seconds(measured.repeats))];
   const auto [least, most] = std::minmax_element(measured.repeats.begin(), measured.repeats.end());
   point.measured_least = *least;
   point.measured_most = *most;

@@ -33,10 +33,10 @@ void add_exec_options(CLI::App& command, ExecOptions& options) {
   command.add_option(
       "--communicator", options.backend.communicator,
       "What exchanges: on CPUs mpi, or copy for one rank [by how ranks were started]; "
-      "on GPUs staged (the default), nccl, nccl-zero-cta (all-to-all by copy engines, of layers "
-      "with "
-      "a capacity), peer-copy (copies by copy engines between GPUs of one host, of layers with a "
-      "capacity), or elided for one rank");
+      "on GPUs staged (the default), nccl, nccl-zero-cta (all-to-all by copy engines), peer-copy "
+      "(copies by copy engines between GPUs of one host; both of layers with a capacity), or "
+      "elided "
+      "for one rank");
   command
       .add_option_function<std::string>(
           "--link",

@@ -82,12 +82,11 @@ DeviceLayer::State::State(const DeviceLayerShape& of, const DeviceWeights& with,
       shape, {.experts = shape.capacity < 0 ? 1 : shape.local_experts(), .rows = 64, .stride = 64},
       matmuls);
   products = ExpertProducts(shape, fusion);
-  if (shape.capacity >= 0) {
-    placement = place(shape, capacity_rows(shape), capacity_received(shape));
-  }
   allocate_gate();
   if (shape.capacity >= 0) {
     const Stream stream;
+    placement = place(shape, capacity_rows(shape), capacity_received(shape));
+    write_blocks();
     allocate_rows();
     upload(stream);
     stream.synchronize();
@@ -136,15 +135,15 @@ void DeviceLayer::State::allocate_gate() {
     need("backward_row_of", choices * 4);
   }
   staged = PinnedBuffer(static_cast<std::size_t>(shape.num_experts * 4));
-  if (shape.capacity < 0) return;
-  const auto write = [&](const char* name, const std::vector<std::int32_t>& begins) {
+}
+
+void DeviceLayer::State::write_blocks() {
+  const auto write = [&](const char* name, const std::vector<DeviceChunk>& chunks) {
+    const std::vector<std::int32_t> begins = capacity_blocks(shape, placement, chunks);
     copy_to_device(at(name), begins.data(), begins.size() * 4);
   };
-  if (shape.direct) return write("forward_blocks", direct_blocks(shape));
-  write("forward_blocks", capacity_blocks(shape, placement, placement.forward));
-  if (regroups) {
-    write("backward_blocks", capacity_blocks(shape, placement, placement.backward));
-  }
+  write("forward_blocks", placement.forward);
+  if (regroups) write("backward_blocks", placement.backward);
 }
 
 void DeviceLayer::State::allocate_rows() {
@@ -218,17 +217,6 @@ void DeviceLayer::State::prepare_products() {
       matmuls.prepare(products.second_weight(group, accumulate));
     }
   });
-}
-
-RowsIn DeviceLayer::State::rows_in(const char* exchanged, const char* own) const {
-  if (shape.direct) return {at(own)};
-  if (!shape.keeps_own) return {at(exchanged)};
-  return {at(exchanged), at(own), static_cast<std::int32_t>(placement.sent_rows)};
-}
-
-RowsOut DeviceLayer::State::rows_out(const char* exchanged, const char* own) const {
-  const RowsIn rows = rows_in(exchanged, own);
-  return {const_cast<void*>(rows.rows), const_cast<void*>(rows.own), rows.own_begin};
 }
 
 DeviceRows DeviceLayer::State::rows() const {

@@ -112,11 +112,10 @@ void add_packing(const ReceivedRows& rows, std::optional<std::int64_t> kept, Dev
   });
   chunk.pack = pack.moves();
   MoveList unpack(all);
-  for_each_block(rows, [&](std::int64_t source, std::int64_t e) {
-    if (source == kept) return;
-    unpack.add({begin + rows.packed_begin(source, e), begin + rows.received_begin(source, e),
-                rows.block_rows(source, e)});
-  });
+  for (std::int64_t m = chunk.pack.begin; m < chunk.pack.begin + chunk.pack.count; ++m) {
+    const RowMove move = all[static_cast<std::size_t>(m)];
+    unpack.add({move.to, move.from, move.rows});
+  }
   chunk.unpack = unpack.moves();
 }
 
@@ -208,20 +207,13 @@ ReceivedOrder received_order(const DeviceLayerShape& shape) {
   return packs ? ReceivedOrder::Packed : ReceivedOrder::BySource;
 }
 
-std::vector<std::int32_t> direct_blocks(const DeviceLayerShape& shape) {
-  std::vector<std::int32_t> begins;
-  for (std::int64_t e = 0; e < shape.num_experts; ++e) {
-    begins.push_back(static_cast<std::int32_t>(e * shape.capacity));
-  }
-  return begins;
-}
-
 std::vector<std::int32_t> capacity_blocks(const DeviceLayerShape& shape,
                                           const RowPlacement& placement,
                                           const std::vector<DeviceChunk>& chunks) {
   ensure(placement.sent_rows + placement.received_rows <= std::numeric_limits<std::int32_t>::max(),
          "device layer: rows");
-  const auto degree = static_cast<std::int64_t>(chunks.size());
+  // A direct layer's rows lie in one piece, whatever part of them a chunk computes.
+  const auto degree = shape.direct ? 1 : static_cast<std::int64_t>(chunks.size());
   const std::int64_t local = shape.local_experts();
   std::vector<std::int32_t> begins;
   for (std::int64_t c = 0; c < degree; ++c) {

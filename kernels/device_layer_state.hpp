@@ -61,8 +61,6 @@ struct RowPlacement {
 std::vector<std::int32_t> capacity_blocks(const DeviceLayerShape& shape,
                                           const RowPlacement& placement,
                                           const std::vector<DeviceChunk>& chunks);
-/// The same of a direct layer.
-std::vector<std::int32_t> direct_blocks(const DeviceLayerShape& shape);
 
 /// `sent`: rows of each expert; `received`: of this rank's experts.
 RowPlacement place(const DeviceLayerShape& shape, const std::vector<std::int64_t>& sent,
@@ -124,6 +122,7 @@ struct DeviceLayer::State {
         const DeviceTokens& on, DeviceAllocator exchanged);
 
   void allocate_gate();
+  void write_blocks();
   void allocate_rows();
   void upload(cudaStream_t stream);
   void prepare_products();
@@ -152,8 +151,12 @@ struct DeviceLayer::State {
   }
   DeviceRows rows() const;
   /// What the tokens' side reads or writes: rows that are exchanged, and those of its own experts.
-  RowsIn rows_in(const char* exchanged, const char* own) const;
-  RowsOut rows_out(const char* exchanged, const char* own) const;
+  template <class Rows>
+  Rows rows_of(const char* exchanged, const char* own) const {
+    if (shape.direct) return {at(own)};
+    if (!shape.keeps_own) return {at(exchanged)};
+    return {at(exchanged), at(own), static_cast<std::int32_t>(placement.sent_rows)};
+  }
   RowMap map(Direction direction) const;
   const DeviceChunk& chunk(Direction direction, std::int64_t index) const;
   void note(const char* name, double flops, double bytes, cudaStream_t stream) const;

@@ -89,7 +89,8 @@ void DeviceLayer::gate(cudaStream_t stream) {
 
 void DeviceLayer::permute(cudaStream_t stream) {
   State& s = *state_;
-  cuda::permute(s.rows(), {s.tokens.input, s.map(Direction::Forward), s.rows_out("sent", "input")},
+  cuda::permute(s.rows(),
+                {s.tokens.input, s.map(Direction::Forward), s.rows_of<RowsOut>("sent", "input")},
                 stream);
   const auto width = static_cast<double>(s.shape.model_dim * size_of(s.shape.element));
   s.note("permute", 0, width * static_cast<double>(s.shape.tokens + s.placement.sent_rows), stream);
@@ -150,7 +151,7 @@ void DeviceLayer::expert_forward(std::int64_t index, cudaStream_t stream) {
 void DeviceLayer::combine(cudaStream_t stream) {
   State& s = *state_;
   cuda::combine(s.rows(),
-                {s.rows_in("back", "output"), s.at<float>("combine_weights"),
+                {s.rows_of<RowsIn>("back", "output"), s.at<float>("combine_weights"),
                  s.map(Direction::Forward), s.tokens.output},
                 stream);
   const auto width = static_cast<double>(s.shape.model_dim * size_of(s.shape.element));
@@ -162,7 +163,7 @@ void DeviceLayer::combine_backward(cudaStream_t stream) {
   const bool has_loss = s.shape.auxiliary_loss_weight != 0;
   cuda::combine_backward(s.rows(),
                          {.output_gradient = s.tokens.output_gradient,
-                          .rows = s.rows_in("back", "output"),
+                          .rows = s.rows_of<RowsIn>("back", "output"),
                           .forward = s.map(Direction::Forward),
                           .backward = s.map(Direction::Backward),
                           .combine_weights = s.at<float>("combine_weights"),
@@ -170,7 +171,7 @@ void DeviceLayer::combine_backward(cudaStream_t stream) {
                           .experts = s.at<std::int32_t>("experts"),
                           .load = has_loss ? s.at<float>("load") : nullptr,
                           .auxiliary_loss_gradient = s.shape.auxiliary_loss_weight,
-                          .row_gradient = s.rows_out("sent", "output_gradient"),
+                          .row_gradient = s.rows_of<RowsOut>("sent", "output_gradient"),
                           .logit_gradient = s.at("logit_gradient"),
                           .expert_weights = s.sums_tokens() ? s.at("expert_weights") : nullptr,
                           .padded_experts = s.padded_experts},
@@ -352,7 +353,7 @@ void DeviceLayer::gate_weight_gradient(cudaStream_t stream) {
 void DeviceLayer::permute_backward(cudaStream_t stream) {
   State& s = *state_;
   cuda::permute_backward(s.rows(),
-                         {s.rows_in("back", "output"), s.map(Direction::Backward),
+                         {s.rows_of<RowsIn>("back", "output"), s.map(Direction::Backward),
                           s.at("gate_input_gradient"), s.tokens.input_gradient},
                          stream);
   const auto width = static_cast<double>(s.shape.model_dim * size_of(s.shape.element));

@@ -31,15 +31,11 @@ unsigned clearing_blocks(const DeviceRows& shape) {
                                   : static_cast<unsigned>(shape.routing.num_experts * kClearBlocks);
 }
 
-template <class T>
-__device__ const T* row_at(const RowsIn& in, std::int32_t row, std::int64_t width) {
-  const bool own = row >= in.own_begin;
-  return static_cast<const T*>(own ? in.own : in.rows) + (own ? row - in.own_begin : row) * width;
-}
-template <class T>
-__device__ T* row_at(const RowsOut& out, std::int32_t row, std::int64_t width) {
-  const bool own = row >= out.own_begin;
-  return static_cast<T*>(own ? out.own : out.rows) + (own ? row - out.own_begin : row) * width;
+// T const for RowsIn.
+template <class T, class Pointer>
+__device__ T* row_at(const RowsOf<Pointer>& of, std::int32_t row, std::int64_t width) {
+  const bool own = row >= of.own_begin;
+  return static_cast<T*>(own ? of.own : of.rows) + (own ? row - of.own_begin : row) * width;
 }
 
 // Zeroes every kClearBlocks-th unfilled slot of an expert; `block` counts from the first such one.
@@ -111,7 +107,7 @@ __global__ void __launch_bounds__(kMostWarps * 32)
 #pragma unroll
     for (int j = 0; j < Choices<kChoices>::kMost; ++j) {
       if (choices.row[j] < 0) continue;
-      packed[j] = load_packed(row_at<T>(args.rows, choices.row[j], shape.model_dim) + i);
+      packed[j] = load_packed(row_at<const T>(args.rows, choices.row[j], shape.model_dim) + i);
     }
 #pragma unroll
     for (int j = 0; j < Choices<kChoices>::kMost; ++j) {
@@ -257,7 +253,7 @@ __global__ void __launch_bounds__(kMostWarps * 32, kChoices == 0 ? 2 : 4)
 #pragma unroll
       for (int j = 0; j < kAtOnce<kMost>; ++j) {
         if (from[first + j] < 0) continue;
-        packed[j] = load_packed(row_at<T>(args.rows, from[first + j], shape.model_dim) + i);
+        packed[j] = load_packed(row_at<const T>(args.rows, from[first + j], shape.model_dim) + i);
       }
 #pragma unroll
       for (int j = 0; j < kAtOnce<kMost>; ++j) {
@@ -306,7 +302,8 @@ __global__ void __launch_bounds__(kMostWarps * 32)
 #pragma unroll
     for (int j = 0; j < kMost; ++j) {
       if (choices.row[j] < 0) continue;
-      packed[j] = load_packed(row_at<T>(args.row_gradient, choices.row[j], shape.model_dim) + i);
+      packed[j] =
+          load_packed(row_at<const T>(args.row_gradient, choices.row[j], shape.model_dim) + i);
     }
 #pragma unroll
     for (int j = 0; j < kMost; ++j) {

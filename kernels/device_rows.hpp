@@ -22,16 +22,14 @@ struct DeviceRows {
 
 /// Rows of a map in one piece of memory or in two: from row `own_begin` on they are the rows of
 /// `own`, counted from there.
-struct RowsIn {
-  const void* rows = nullptr;  ///< [rows, model_dim]
-  const void* own = nullptr;
+template <class Pointer>
+struct RowsOf {
+  Pointer rows = nullptr;  ///< [rows, model_dim]
+  Pointer own = nullptr;
   std::int32_t own_begin = std::numeric_limits<std::int32_t>::max();
 };
-struct RowsOut {
-  void* rows = nullptr;
-  void* own = nullptr;
-  std::int32_t own_begin = std::numeric_limits<std::int32_t>::max();
-};
+using RowsIn = RowsOf<const void*>;
+using RowsOut = RowsOf<void*>;
 
 struct DevicePermute {
   const void* input = nullptr;  ///< [tokens, model_dim]

@@ -1,7 +1,8 @@
 #include "exec/peer_memory.hpp"
 
 #include <catch2/catch.hpp>
-#include <vector>
+#include <cstdint>
+#include <stdexcept>
 
 #include "exec/stream_flags.hpp"
 

@@ -129,56 +129,40 @@ TEST_CASE("on a GPU forward and backward degrees may differ", "[cuda][layer]") {
   }
 }
 
-TEST_CASE("experts read rows as the ranks sent them", "[cuda][layer]") {
-  const auto element = GENERATE(Element::Fp32, Element::Bf16);
-  const auto ranks = GENERATE(as<std::int64_t>(), 2, 4);
+// `run` at several degrees, of all variants with a capacity.
+void check_on_ranks(std::int64_t ranks, std::uint64_t seed, DeviceRun run) {
   for (const Variant& variant : kVariants) {
     const Problem problem =
-        draw_device_problem(layer_of(ranks, 2, 1.25, variant), variant.biases, 13, element);
+        draw_device_problem(layer_of(ranks, 2, 1.25, variant), variant.biases, seed, run.element);
     const Expected reference = expected(problem);
     for (const Degrees degrees : {Degrees{1, 1}, {3, 3}, {8, 8}, {5, 2}, {1, 8}}) {
-      CAPTURE(ranks, to_string(variant.activation));
-      DeviceRun run{degrees, element};
-      run.packs = false;
+      CAPTURE(ranks, run.packs.value_or(false), run.keeps_own, to_string(variant.activation));
+      run.degrees = degrees;
       REQUIRE_EQUALS_REFERENCE(problem, reference, run);
     }
   }
+}
+
+TEST_CASE("experts read rows as the ranks sent them", "[cuda][layer]") {
+  const auto element = GENERATE(Element::Fp32, Element::Bf16);
+  const auto ranks = GENERATE(as<std::int64_t>(), 2, 4);
+  check_on_ranks(ranks, 13, {.degrees = {}, .element = element, .packs = false});
 }
 
 TEST_CASE("rows for a rank's own experts may stay where these have them", "[cuda][layer]") {
   const auto element = GENERATE(Element::Fp32, Element::Bf16);
   const auto ranks = GENERATE(as<std::int64_t>(), 2, 4, 8);  // on eight: one expert each
   const auto packs = GENERATE(false, true);
-  for (const Variant& variant : kVariants) {
-    const Problem problem =
-        draw_device_problem(layer_of(ranks, 2, 1.25, variant), variant.biases, 14, element);
-    const Expected reference = expected(problem);
-    for (const Degrees degrees : {Degrees{1, 1}, {3, 3}, {8, 8}, {5, 2}, {1, 8}}) {
-      CAPTURE(ranks, packs, to_string(variant.activation));
-      DeviceRun run{degrees, element};
-      run.packs = packs;
-      run.keeps_own = true;
-      REQUIRE_EQUALS_REFERENCE(problem, reference, run);
-    }
-  }
+  check_on_ranks(ranks, 14, {.degrees = {}, .element = element, .packs = packs, .keeps_own = true});
 }
 
 TEST_CASE("exchanges may deliver and take rows by expert", "[cuda][layer]") {
   const auto element = GENERATE(Element::Fp32, Element::Bf16);
   const auto ranks = GENERATE(as<std::int64_t>(), 2, 4);
   const auto keeps_own = GENERATE(false, true);
-  for (const Variant& variant : kVariants) {
-    const Problem problem =
-        draw_device_problem(layer_of(ranks, 2, 1.25, variant), variant.biases, 15, element);
-    const Expected reference = expected(problem);
-    for (const Degrees degrees : {Degrees{1, 1}, {3, 3}, {8, 8}, {5, 2}, {1, 8}}) {
-      CAPTURE(ranks, keeps_own, to_string(variant.activation));
-      DeviceRun run{degrees, element};
-      run.keeps_own = keeps_own;
-      run.exchanges_by_expert = true;
-      REQUIRE_EQUALS_REFERENCE(problem, reference, run);
-    }
-  }
+  check_on_ranks(
+      ranks, 15,
+      {.degrees = {}, .element = element, .keeps_own = keeps_own, .exchanges_by_expert = true});
 }
 
 TEST_CASE("a layer on a GPU gives the same bits on each run and from a graph", "[cuda][layer]") {

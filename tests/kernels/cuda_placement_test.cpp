@@ -112,6 +112,31 @@ TEST_CASE("rows may be moved together first, and a dropless layer's are", "[cuda
   CHECK(received_order(one_expert) == ReceivedOrder::AsPacked);
 }
 
+TEST_CASE("rows that are moved together are moved back", "[cuda][placement]") {
+  const RowPlacement placement = placed(shape(true));
+  for (const DeviceChunk& chunk : placement.backward) {
+    REQUIRE(chunk.unpack.count == chunk.pack.count);
+    CHECK(chunk.unpack.most_rows == chunk.pack.most_rows);
+    for (std::int64_t m = 0; m < chunk.pack.count; ++m) {
+      const RowMove& there = placement.moves.at(static_cast<std::size_t>(chunk.pack.begin + m));
+      const RowMove& back = placement.moves.at(static_cast<std::size_t>(chunk.unpack.begin + m));
+      CHECK(back.from == there.to);
+      CHECK(back.to == there.from);
+      CHECK(back.rows == there.rows);
+    }
+  }
+}
+
+TEST_CASE("a direct layer's rows lie by expert, whatever its degree", "[cuda][placement]") {
+  DeviceLayerShape direct = shape(false);
+  direct.num_ranks = 1;
+  direct.direct = true;
+  const std::vector<std::int64_t> rows(4, kCapacity);
+  const RowPlacement placement = place(direct, rows, ReceivedRows(1, 4, rows));
+  CHECK(capacity_blocks(direct, placement, placement.forward) ==
+        std::vector<std::int32_t>{0, 10, 20, 30});
+}
+
 TEST_CASE("rows for a rank's own experts lie where these read them", "[cuda][placement]") {
   const bool packs = GENERATE(false, true);
   DeviceLayerShape rank_1 = shape(packs);
