@@ -46,10 +46,9 @@ Times across(ProcessGroup& group, const Times& mine, Across which) {
   return combined;
 }
 
-// What a time stamp after each task adds to it, in seconds.
-double time_stamp_cost(const TaskMeasurements& measured, std::size_t tasks) {
-  return summarize(in_seconds(measured.disturbance)).median / static_cast<double>(tasks);
-}
+double median(const std::vector<Seconds>& times) { return summarize(in_seconds(times)).median; }
+
+bool is_exchange(const Task& task) { return std::holds_alternative<AllToAll>(task.operation); }
 
 std::optional<MemoryPass> memory_pass_of(const Task& task) {
   const bool forward = task.phase == Phase::Forward;
@@ -71,6 +70,30 @@ double traffic_of(const Task& task) {
   return std::get<Unpermute>(task.operation).traffic.amount();
 }
 
+Times durations(const TaskMeasurements& measured, TaskId id) {
+  Times times;
+  for (const auto& iteration : measured.iterations) {
+    times.push_back(iteration[id].duration().count());
+  }
+  return times;
+}
+
+AloneTimes alone_times(const TaskGraph& graph, const TaskMeasurements& measured) {
+  AloneTimes alone;
+  for (TaskId id = 0; id < graph.size(); ++id) {
+    alone[graph.task(id).key()] = Seconds{summarize(durations(measured, id)).median};
+  }
+  return alone;
+}
+
+// A layer's chunks of one degree and what running them took.
+struct MeasuredChunks {
+  const MoeLayer* layer;
+  std::int64_t degree;
+  TaskGraph graph;
+  TaskMeasurements measured;
+};
+
 class Calibrator {
  public:
   Calibrator(const std::vector<MoeLayer>& layers, const CalibrationTools& tools,
@@ -81,14 +104,19 @@ class Calibrator {
 
  private:
   void measure_layer(const MoeLayer& layer);
+  void measure_chunks(const MoeLayer& layer, Backend& backend);
+  void measure_overlap(const MoeLayer& layer, Backend& backend);
+  std::vector<TaskMeasurements> measure(const std::vector<TaskGraph>& graphs, Backend& backend);
   std::vector<std::int64_t> overlap_degrees(const MoeLayer& layer) const;
-  AloneTimes record_chunks(const MoeLayer& layer, const TaskGraph& graph,
-                           const TaskMeasurements& measured);
-  void record_tasks(const MoeLayer& layer, const TaskGraph& graph, const std::vector<Times>& times);
-  void record_backward(const MoeLayer& layer, const TaskGraph& graph,
-                       const std::vector<Times>& times);
+  void record_chunks();
+  double record_tasks(const MeasuredChunks& chunks, const std::vector<Times>& times);
+  void record_backward(const MeasuredChunks& chunks, const std::vector<Times>& times);
   void record_overlap(const MoeLayer& layer, std::int64_t degree, const TaskGraph& graph,
                       const TaskMeasurements& measured, const AloneTimes& alone);
+  void record_slowdowns(ContentionRow row, const Times& compute, const Times& communication);
+  void record_handoffs();
+  double record_handoff(const char* what, const std::vector<MeasuredChunks>& all,
+                        const std::vector<MeasuredPoint>& exchanges);
   void measure_gemms();
   void measure_activations();
   void measure_exchanges();
@@ -105,6 +133,9 @@ class Calibrator {
 
   Calibration result_;
   CalibrationPoints points_;
+  std::vector<MeasuredChunks> grouped_, serial_;
+  std::vector<Excess> time_stamps_;
+  std::map<std::pair<const MoeLayer*, std::int64_t>, double> computing_;  ///< seconds, by degree
   std::size_t done_ = 0;
 };
 
@@ -126,33 +157,56 @@ MeasuredPoint Calibrator::record(CalibrationRow row, const Times& times) {
   return {row.amount, summary.median};
 }
 
-// All of a layer's graphs take turns: those that are compared with each other drift alike.
 void Calibrator::measure_layer(const MoeLayer& layer) {
+  const auto backend = tools_.backend(layer);
+  measure_chunks(layer, *backend);
+  measure_overlap(layer, *backend);
+  step();
+}
+
+// The graphs take turns: those that are compared with each other drift alike.
+std::vector<TaskMeasurements> Calibrator::measure(const std::vector<TaskGraph>& graphs,
+                                                  Backend& backend) {
+  return measure_tasks(graphs, backend, group_,
+                       {.warm_up = options_.warm_up,
+                        .repeats = options_.repeats,
+                        .rounds = std::min(options_.repeats, kRounds)});
+}
+
+void Calibrator::measure_chunks(const MoeLayer& layer, Backend& backend) {
   std::vector<std::int64_t> degrees;
   std::vector<TaskGraph> graphs;
   for (const std::int64_t degree : options_.degrees) {
     if (degree > layer.slots()) continue;
     degrees.push_back(degree);
-    graphs.push_back(serial_chunks(layer, group_.size(), degree));
+    graphs.push_back(grouped_chunks(layer, group_.size(), degree));
   }
-  const std::vector<std::int64_t> overlapped = overlap_degrees(layer);
-  for (const std::int64_t degree : overlapped) {
+  const std::int64_t one = overlap_degrees(layer).front();
+  graphs.push_back(serial_chunks(layer, group_.size(), one));
+  graphs.push_back(computations_only(layer, group_.size(), one));
+  auto measured = measure(graphs, backend);
+  time_stamps_.push_back({static_cast<double>(graphs.back().size()),
+                          median(measured.back().disturbance), median(measured.back().makespans)});
+  for (std::size_t i = 0; i < degrees.size(); ++i) {
+    grouped_.push_back({&layer, degrees[i], std::move(graphs[i]), std::move(measured[i])});
+  }
+  serial_.push_back(
+      {&layer, one, std::move(graphs[degrees.size()]), std::move(measured[degrees.size()])});
+}
+
+void Calibrator::measure_overlap(const MoeLayer& layer, Backend& backend) {
+  const std::vector<std::int64_t> degrees = overlap_degrees(layer);
+  std::vector<TaskGraph> graphs;
+  for (const std::int64_t degree : degrees) {
+    graphs.push_back(grouped_chunks(layer, group_.size(), degree));
     graphs.push_back(experts_under_exchanges(layer, group_.size(), degree));
   }
-  const auto backend = tools_.backend(layer);
-  const auto measured = measure_tasks(graphs, *backend, group_,
-                                      {.warm_up = options_.warm_up,
-                                       .repeats = options_.repeats,
-                                       .rounds = std::min(options_.repeats, kRounds)});
-  std::map<std::int64_t, AloneTimes> alone;
+  const auto measured = measure(graphs, backend);
   for (std::size_t i = 0; i < degrees.size(); ++i) {
-    alone[degrees[i]] = record_chunks(layer, graphs[i], measured[i]);
+    const std::size_t alone = 2 * i, beside = alone + 1;
+    record_overlap(layer, degrees[i], graphs[beside], measured[beside],
+                   alone_times(graphs[alone], measured[alone]));
   }
-  for (std::size_t i = 0; i < overlapped.size(); ++i) {
-    const std::size_t at = degrees.size() + i;
-    record_overlap(layer, overlapped[i], graphs[at], measured[at], alone.at(overlapped[i]));
-  }
-  step();
 }
 
 // Two, each of which takes memory: long chunks and short ones.
@@ -166,54 +220,50 @@ std::vector<std::int64_t> Calibrator::overlap_degrees(const MoeLayer& layer) con
                             : std::vector{*usable.begin(), *usable.rbegin()};
 }
 
-AloneTimes Calibrator::record_chunks(const MoeLayer& layer, const TaskGraph& graph,
-                                     const TaskMeasurements& measured) {
-  const double stamp = time_stamp_cost(measured, graph.size());
-  std::vector<Times> by_task(graph.size());
-  AloneTimes alone;
-  for (TaskId id = 0; id < graph.size(); ++id) {
-    for (const auto& iteration : measured.iterations) {
-      by_task[id].push_back(iteration[id].duration().count());
+// Without what a time stamp after each adds to them.
+void Calibrator::record_chunks() {
+  const double stamp = cost_of_one(time_stamps_);
+  for (const MeasuredChunks& chunks : grouped_) {
+    std::vector<Times> by_task;
+    for (TaskId id = 0; id < chunks.graph.size(); ++id) {
+      Times times = durations(chunks.measured, id);
+      for (double& time : times) time = std::max(time - stamp, time / 2);
+      by_task.push_back(across(group_, times, Across::Slowest));
     }
-    const Task& task = graph.task(id);
-    alone[task.key()] = Seconds{summarize(by_task[id]).median};
-    for (double& time : by_task[id]) time = std::max(time - stamp, time / 2);
-    const bool collective = std::holds_alternative<AllToAll>(task.operation);
-    by_task[id] = across(group_, by_task[id], collective ? Across::Last : Across::Slowest);
+    computing_[{chunks.layer, chunks.degree}] = record_tasks(chunks, by_task);
+    record_backward(chunks, by_task);
   }
-  record_tasks(layer, graph, by_task);
-  record_backward(layer, graph, by_task);
-  return alone;
 }
 
-void Calibrator::record_tasks(const MoeLayer& layer, const TaskGraph& graph,
-                              const std::vector<Times>& times) {
-  for (TaskId id = 0; id < graph.size(); ++id) {
-    const Task& task = graph.task(id);
+// All computations together.
+double Calibrator::record_tasks(const MeasuredChunks& chunks, const std::vector<Times>& times) {
+  double sum = 0;
+  for (TaskId id = 0; id < chunks.graph.size(); ++id) {
+    const Task& task = chunks.graph.task(id);
+    if (is_exchange(task)) continue;
     CalibrationRow row{
-        fmt::format("{} {}", to_string(kind_of(task.operation)), to_string(task.phase)), layer.name,
-        group_.size()};
+        fmt::format("{} {}", to_string(kind_of(task.operation)), to_string(task.phase)),
+        chunks.layer->name, group_.size()};
     if (const auto* expert = std::get_if<ExpertFfn>(&task.operation)) {
       row.amount = expert_flops(task.operation).count;
       row.unit = "flop";
       const ExpertFit key{
           expert->dtype, expert->activation, expert->pass, without_rows(expert->gemms), {}};
       points_.of(key).push_back(record(row, times[id]));
-    } else if (std::holds_alternative<AllToAll>(task.operation)) {
-      row.amount = exchanged_bytes(task.operation).amount();
-      row.unit = "byte";
-      record(row, times[id]);
     } else {
       row.amount = traffic_of(task);
       row.unit = "byte";
       points_.passes[memory_pass_of(task).value()].push_back(record(row, times[id]));
     }
+    sum += summarize(times[id]).median;
   }
+  return sum;
 }
 
 // Both gradients in one task take as long as the two tasks.
-void Calibrator::record_backward(const MoeLayer& layer, const TaskGraph& graph,
-                                 const std::vector<Times>& times) {
+void Calibrator::record_backward(const MeasuredChunks& chunks, const std::vector<Times>& times) {
+  const MoeLayer& layer = *chunks.layer;
+  const TaskGraph& graph = chunks.graph;
   std::map<int, TaskId> inputs;
   for (TaskId id = 0; id < graph.size(); ++id) {
     const Task& task = graph.task(id);
@@ -239,26 +289,35 @@ void Calibrator::record_backward(const MoeLayer& layer, const TaskGraph& graph,
 }
 
 void Calibrator::record_overlap(const MoeLayer& layer, std::int64_t degree, const TaskGraph& graph,
-                                const TaskMeasurements& measured, const AloneTimes& alone_times) {
-  Times compute, communication;
-  Bytes in_flight;
-  for (const Task& task : graph.tasks()) {
-    in_flight = std::max(in_flight, exchanged_bytes(task.operation));
-  }
-  for (const auto& iteration : measured.iterations) {
-    StreamTimes experts, exchanges;
-    for (TaskId id = 0; id < graph.size(); ++id) {
-      const Task& task = graph.task(id);
-      const bool expert = std::holds_alternative<ExpertFfn>(task.operation);
-      if (!expert && task.phase == Phase::Forward) continue;
-      StreamTimes& stream = expert ? experts : exchanges;
-      stream.tasks.push_back(iteration[id]);
-      const auto alone = alone_times.find(task.key());
-      if (alone != alone_times.end()) stream.alone += alone->second;
+                                const TaskMeasurements& measured, const AloneTimes& alone) {
+  const ExpertSizes sizes{layer.num_experts / group_.size(), layer.model_dim, layer.hidden_dim};
+  for (const auto& [pass, purpose, phase] : kPassesUnderExchanges) {
+    ContentionRow row{layer.name, sizes, pass, degree};
+    Times compute, communication;
+    for (const auto& iteration : measured.iterations) {
+      StreamTimes experts, exchanges;
+      for (TaskId id = 0; id < graph.size(); ++id) {
+        const Task& task = graph.task(id);
+        const auto* expert = std::get_if<ExpertFfn>(&task.operation);
+        const auto* exchange = std::get_if<AllToAll>(&task.operation);
+        const bool computes = expert != nullptr && expert->pass == pass;
+        const bool exchanges_beside =
+            exchange != nullptr && exchange->purpose == purpose && task.phase == phase;
+        if (!computes && !exchanges_beside) continue;
+        StreamTimes& stream = computes ? experts : exchanges;
+        stream.tasks.push_back(iteration[id]);
+        stream.alone += alone.at(task.key());
+        row.in_flight = std::max(row.in_flight, exchanged_bytes(task.operation));
+      }
+      if (const auto found = slowdown(experts, exchanges)) compute.push_back(*found);
+      if (const auto found = slowdown(exchanges, experts)) communication.push_back(*found);
     }
-    if (const auto found = slowdown(experts, exchanges)) compute.push_back(*found);
-    if (const auto found = slowdown(exchanges, experts)) communication.push_back(*found);
+    record_slowdowns(row, compute, communication);
   }
+}
+
+void Calibrator::record_slowdowns(ContentionRow row, const Times& compute,
+                                  const Times& communication) {
   const auto medians = [&](const Times& mine) {
     std::vector<std::optional<double>> of_ranks;
     for (const Times& of_rank : all_gather(group_, mine)) {
@@ -266,12 +325,51 @@ void Calibrator::record_overlap(const MoeLayer& layer, std::int64_t degree, cons
     }
     return of_ranks;
   };
-  const ExpertSizes sizes{layer.num_experts / group_.size(), layer.model_dim, layer.hidden_dim};
   const auto of_compute = medians(compute), of_communication = medians(communication);
   for (std::size_t rank = 0; rank < of_compute.size(); ++rank) {
-    result_.contention.push_back({layer.name, sizes, degree, static_cast<int>(rank), in_flight,
-                                  of_compute[rank], of_communication[rank]});
+    row.rank = static_cast<int>(rank);
+    row.compute = of_compute[rank];
+    row.communication = of_communication[rank];
+    result_.contention.push_back(row);
   }
+}
+
+// Where exchanges are timed by themselves on a device: there, but not in a layer, no other stream
+// waits for their end.
+void Calibrator::record_handoffs() {
+  const auto queued = points_.all_to_all_queued.find(group_.size());
+  if (queued == points_.all_to_all_queued.end()) return;
+  points_.handoffs = {record_handoff("handoff", serial_, points_.all_to_all.at(group_.size())),
+                      record_handoff("handoff, queued", grouped_, queued->second)};
+  result_.notes.push_back(fmt::format(
+      "an exchange between computations takes {:.1f} us longer than one that nothing waits for, "
+      "one behind another {:.1f} us",
+      1e6 * points_.handoffs.alone, 1e6 * points_.handoffs.queued));
+}
+
+// What each exchange of the graphs takes beyond `exchanges` by themselves, seconds.
+double Calibrator::record_handoff(const char* what, const std::vector<MeasuredChunks>& all,
+                                  const std::vector<MeasuredPoint>& exchanges) {
+  const auto fit = choose_model<Bytes>(fit_points(exchanges), 0, "");
+  std::vector<Excess> measured;
+  for (const MeasuredChunks& chunks : all) {
+    const Times makespans = across(group_, in_seconds(chunks.measured.makespans), Across::Slowest);
+    Excess excess{.whole = summarize(makespans).median};
+    excess.seconds = excess.whole - computing_.at({chunks.layer, chunks.degree});
+    for (const Task& task : chunks.graph.tasks()) {
+      if (!is_exchange(task)) continue;
+      excess.count += 1;
+      excess.seconds -= fit(exchanged_bytes(task.operation)).count();
+    }
+    Times each;
+    for (const double makespan : makespans) {
+      each.push_back((makespan - excess.whole + excess.seconds) / excess.count);
+    }
+    record({what, chunks.layer->name, group_.size(), excess.count, "exchange"}, each);
+    result_.rows.back().outliers = 0;  // of what is left of long makespans, not of times
+    measured.push_back(excess);
+  }
+  return cost_of_one(measured);
 }
 
 void Calibrator::measure_gemms() {
@@ -373,9 +471,11 @@ void Calibrator::note_outliers() {
 
 Calibration Calibrator::run() {
   for (const MoeLayer& layer : layers_) measure_layer(layer);
+  record_chunks();
   measure_gemms();
   measure_activations();
   measure_exchanges();
+  record_handoffs();
   points_.contention = result_.contention;
   result_.cluster = calibrated_profile(points_, layers_.front().dtype, tools_, group_, options_);
   if (!result_.cluster.overlap) {

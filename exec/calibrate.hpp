@@ -62,19 +62,20 @@ struct CalibrationRow {
   std::string layer;      ///< empty for a microbenchmark of no layer
   std::int64_t ranks = 1;
   double amount = 0;
-  std::string unit;  ///< byte or flop
+  std::string unit;  ///< byte, flop or exchange
   int repeats = 0;
   double minimum_s = 0, median_s = 0, maximum_s = 0;
   std::size_t outliers = 0;
 };
 
-/// How much one rank's experts and exchanges slowed each other in one layer's chunks.
+/// How much one pass of a rank's experts and exchanges slowed each other in one layer's chunks.
 struct ContentionRow {
   std::string layer;
   ExpertSizes sizes;
+  Pass pass = Pass::Forward;
   std::int64_t degree = 1;
   int rank = 0;
-  Bytes in_flight;  ///< a rank's, of the exchange beside which experts ran
+  Bytes in_flight{};  ///< a rank's, of the exchange beside which experts ran
   std::optional<double> compute, communication;  ///< null: they met too briefly
 };
 

@@ -53,14 +53,18 @@ void fill_fits(const CalibrationPoints& points, Dtype dtype, const CalibrationTo
     ExpertFit& expert = cluster.experts.emplace_back(key);
     expert.fit = choose_model<Flops>(fit_points(of_expert), kLineTolerance, in_layer);
   }
-  const auto by_ranks = [&](const auto& all, const std::string& what, auto& to) {
+  const auto by_ranks = [&](const auto& all, double handoff, std::string what, auto& to) {
+    if (handoff > 0)
+      what += fmt::format(", {:.1f} us of handoff in a layer included", 1e6 * handoff);
     for (const auto& [group, of_group] : all) {
-      to[group] = choose_model<Bytes>(fit_points(of_group), kLineTolerance,
+      std::vector<MeasuredPoint> in_layers = of_group;
+      for (MeasuredPoint& point : in_layers) point.seconds += handoff;
+      to[group] = choose_model<Bytes>(fit_points(in_layers), kLineTolerance,
                                       source(what, options, static_cast<int>(group)));
     }
   };
-  by_ranks(points.all_to_all, tools.network, cluster.all_to_all);
-  by_ranks(points.all_to_all_queued, tools.network + ", one behind another",
+  by_ranks(points.all_to_all, points.handoffs.alone, tools.network, cluster.all_to_all);
+  by_ranks(points.all_to_all_queued, points.handoffs.queued, tools.network + ", one behind another",
            cluster.all_to_all_queued);
 }
 
@@ -87,26 +91,35 @@ struct SlowdownPoints {
   bool complete() const { return !compute.empty() && !communication.empty(); }
 };
 
-std::vector<ExpertOverlap> overlap_by_experts(const CalibrationPoints& points, int ranks) {
-  std::vector<std::pair<ExpertSizes, SlowdownPoints>> by_sizes;
+// Those of each pass and, for tasks of several, of all.
+std::vector<ExpertOverlap> overlap_by_experts(const CalibrationPoints& points) {
+  struct Experts {
+    ExpertSizes sizes;
+    std::optional<Pass> pass;
+    SlowdownPoints points;
+  };
+  std::vector<Experts> all;
+  const auto of = [&](const ExpertSizes& sizes, std::optional<Pass> pass) -> SlowdownPoints& {
+    for (Experts& one : all) {
+      if (one.sizes == sizes && one.pass == pass) return one.points;
+    }
+    return all.emplace_back(Experts{sizes, pass, {}}).points;
+  };
   for (const ContentionRow& row : points.contention) {
-    auto found = std::find_if(by_sizes.begin(), by_sizes.end(),
-                              [&](const auto& one) { return one.first == row.sizes; });
-    if (found == by_sizes.end()) found = by_sizes.insert(found, {row.sizes, {}});
-    found->second.add(row);
+    of(row.sizes, row.pass).add(row);
+    of(row.sizes, std::nullopt).add(row);
   }
-  const auto together = static_cast<std::size_t>(ranks);  // a point for each number of bytes
   std::vector<ExpertOverlap> experts;
-  for (const auto& [sizes, of] : by_sizes) {
-    if (!of.complete()) continue;
-    experts.push_back({sizes, slowdown_by_bytes(of.compute, together),
-                       slowdown_by_bytes(of.communication, together)});
+  for (const auto& [sizes, pass, measured] : all) {
+    if (!measured.complete()) continue;
+    experts.push_back({sizes, pass, slowdown_by_bytes(measured.compute, 1),
+                       slowdown_by_bytes(measured.communication, 1)});
   }
   return experts;
 }
 
-void fill_overlap(const CalibrationPoints& points, int ranks, Cluster& cluster) {
-  constexpr std::size_t kTogether = 6;
+void fill_overlap(const CalibrationPoints& points, Cluster& cluster) {
+  constexpr std::size_t kTogether = 18;
   SlowdownPoints all;
   for (const ContentionRow& row : points.contention) all.add(row);
   if (!all.complete()) return;
@@ -117,10 +130,11 @@ void fill_overlap(const CalibrationPoints& points, int ranks, Cluster& cluster) 
   };
   cluster.overlap = Overlap{
       slowdown_by_bytes(all.compute, kTogether), slowdown_by_bytes(all.communication, kTogether),
-      fmt::format("pipemoe calibrate, experts under exchanges: medians over layers, degrees and "
-                  "ranks, of each layer's experts over ranks; compute {}, communication {}",
-                  range(all.compute), range(all.communication)),
-      overlap_by_experts(points, ranks)};
+      fmt::format(
+          "pipemoe calibrate, experts under exchanges: medians over layers, passes, "
+          "degrees and ranks, of each layer's experts over ranks; compute {}, communication {}",
+          range(all.compute), range(all.communication)),
+      overlap_by_experts(points)};
 }
 
 }  // namespace
@@ -145,7 +159,7 @@ Cluster calibrated_profile(const CalibrationPoints& points, Dtype dtype,
   cluster.gpu = tools.device;
   fill_fits(points, dtype, tools, options, group.size(), cluster);
   fill_links(points, cluster);
-  fill_overlap(points, group.size(), cluster);
+  fill_overlap(points, cluster);
   return cluster;
 }
 

@@ -23,6 +23,11 @@ struct CalibrationPoints {
   std::vector<MeasuredPoint> gemms;
   std::map<std::int64_t, std::vector<MeasuredPoint>> all_to_all;  ///< by number of ranks
   std::map<std::int64_t, std::vector<MeasuredPoint>> all_to_all_queued;
+  /// Seconds that an exchange in a layer takes longer than these, for another stream waits for it.
+  struct Handoffs {
+    double alone = 0, queued = 0;
+  };
+  Handoffs handoffs;
   std::vector<ContentionRow> contention;
 
   /// Those of one shape's expert pass.

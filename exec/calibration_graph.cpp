@@ -22,11 +22,67 @@ class Chain {
     last_ = id;
     return id;
   }
+  TaskId last() const { return last_.value(); }
 
  private:
   TaskGraphBuilder& builder_;
   std::optional<TaskId> last_;
 };
+
+// The tasks of all chunks of one kind.
+class Chunks {
+ public:
+  Chunks(const MoeLayer& layer, std::int64_t num_ranks, std::int64_t degree)
+      : tasks(layer, num_ranks), rows_(layer.chunk_rows(degree)) {}
+
+  std::vector<Task> exchanges(Purpose purpose, Phase phase) const {
+    return of_each([&](int chunk, std::int64_t rows) {
+      return tasks.all_to_all(purpose, phase, chunk, rows);
+    });
+  }
+  std::vector<Task> experts(Pass pass) const {
+    return of_each([&](int chunk, std::int64_t rows) { return tasks.expert(pass, chunk, rows); });
+  }
+
+  const LayerTasks tasks;
+
+ private:
+  template <class Make>
+  std::vector<Task> of_each(Make make) const {
+    std::vector<Task> all;
+    for (std::size_t i = 0; i < rows_.size(); ++i)
+      all.push_back(make(static_cast<int>(i), rows_[i]));
+    return all;
+  }
+
+  std::vector<std::int64_t> rows_;
+};
+
+enum class Exchanges { None, First };
+
+TaskGraph grouped(const char* name, const Chunks& chunks, std::int64_t num_ranks,
+                  Exchanges exchanges) {
+  TaskGraphBuilder builder(name, num_ranks);
+  Chain chain(builder);
+  const auto all = [&](std::vector<Task> tasks) {
+    for (Task& task : tasks) chain.then(std::move(task));
+  };
+  chain.then(chunks.tasks.gate(Phase::Forward));
+  chain.then(chunks.tasks.permute(Phase::Forward));
+  if (exchanges == Exchanges::First) {
+    all(chunks.exchanges(Purpose::Dispatch, Phase::Forward));
+    for (const auto& [pass, purpose, phase] : kPassesUnderExchanges)
+      all(chunks.exchanges(purpose, phase));
+  }
+  all(chunks.experts(Pass::Forward));
+  chain.then(chunks.tasks.unpermute(Phase::Forward));
+  chain.then(chunks.tasks.unpermute(Phase::Backward));
+  chain.then(chunks.tasks.gate(Phase::Backward));
+  all(chunks.experts(Pass::InputGradient));
+  all(chunks.experts(Pass::WeightGradient));
+  chain.then(chunks.tasks.permute(Phase::Backward));
+  return std::move(builder).build();
+}
 
 }  // namespace
 
@@ -55,23 +111,38 @@ TaskGraph serial_chunks(const MoeLayer& layer, std::int64_t num_ranks, std::int6
   return std::move(builder).build();
 }
 
+TaskGraph grouped_chunks(const MoeLayer& layer, std::int64_t num_ranks, std::int64_t degree) {
+  return grouped("grouped-chunks", Chunks(layer, num_ranks, degree), num_ranks, Exchanges::First);
+}
+
+TaskGraph computations_only(const MoeLayer& layer, std::int64_t num_ranks, std::int64_t degree) {
+  return grouped("computations-only", Chunks(layer, num_ranks, degree), num_ranks, Exchanges::None);
+}
+
 TaskGraph experts_under_exchanges(const MoeLayer& layer, std::int64_t num_ranks,
                                   std::int64_t degree) {
-  const LayerTasks tasks(layer, num_ranks);
-  const std::vector<std::int64_t> rows = layer.chunk_rows(degree);
+  const Chunks chunks(layer, num_ranks, degree);
   TaskGraphBuilder builder("experts-under-exchanges", num_ranks);
   Chain chain(builder);
-  chain.then(tasks.gate(Phase::Forward));
-  chain.then(tasks.permute(Phase::Forward));
-  TaskId arrived{};
-  for (std::size_t i = 0; i < rows.size(); ++i) {
-    arrived = chain.then(
-        tasks.all_to_all(Purpose::Dispatch, Phase::Forward, static_cast<int>(i), rows[i]));
-  }
-  for (std::size_t i = 0; i < rows.size(); ++i) {
-    const int chunk = static_cast<int>(i);
-    builder.depend(arrived, builder.append(tasks.expert(Pass::Forward, chunk, rows[i])));
-    builder.append(tasks.all_to_all(Purpose::Combine, Phase::Backward, chunk, rows[i]));
+  chain.then(chunks.tasks.gate(Phase::Forward));
+  chain.then(chunks.tasks.permute(Phase::Forward));
+  chain.then(chunks.tasks.unpermute(Phase::Backward));
+  for (Task& task : chunks.exchanges(Purpose::Dispatch, Phase::Forward))
+    chain.then(std::move(task));
+  std::vector<TaskId> before{chain.last()};
+  // Both streams wait for both.
+  const auto beside = [&](std::vector<Task> tasks) {
+    TaskId last = before.front();
+    for (std::size_t i = 0; i < tasks.size(); ++i) {
+      last = builder.append(std::move(tasks[i]));
+      if (i > 0) continue;
+      for (const TaskId id : before) builder.depend(id, last);
+    }
+    return last;
+  };
+  for (const auto& [pass, purpose, phase] : kPassesUnderExchanges) {
+    const TaskId experts = beside(chunks.experts(pass));
+    before = {experts, beside(chunks.exchanges(purpose, phase))};
   }
   return std::move(builder).build();
 }

@@ -168,6 +168,7 @@ std::vector<TaskMeasurements> measure_tasks(const std::vector<TaskGraph>& graphs
       for (const Interval& interval : iteration.intervals) {
         tasks.push_back({interval.start - iteration.start, interval.end - iteration.start});
       }
+      of_graph.makespans.push_back(iteration.makespan);
       of_graph.disturbance.push_back(
           std::max(Seconds{}, iteration.last_end() - iteration.makespan));
     }

@@ -135,6 +135,7 @@ TEST_CASE("tasks of each measured iteration are told apart", "[exec][execute]") 
   CHECK(tasks[1][1].start.count() == Approx(0.004).epsilon(1e-9));
   CHECK(tasks[1][1].end.count() == Approx(0.016).epsilon(1e-9));
   CHECK(times.disturbance == std::vector{Seconds{}, Seconds{}});  // these spans cost nothing
+  CHECK(times.makespans[0].count() == Approx(0.008).epsilon(1e-9));
 }
 
 TEST_CASE("iterations begin one after another", "[exec][execute]") {

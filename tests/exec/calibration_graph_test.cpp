@@ -1,0 +1,104 @@
+#include "exec/calibration_graph.hpp"
+
+#include <algorithm>
+#include <catch2/catch.hpp>
+#include <set>
+#include <vector>
+
+using namespace pipemoe;
+using namespace pipemoe::exec;
+
+namespace {
+
+constexpr std::int64_t kRanks = 4;
+constexpr std::size_t kDegree = 3;
+
+MoeLayer layer() {
+  return {.tokens_per_rank = 512, .model_dim = 64, .hidden_dim = 32, .num_experts = 8, .top_k = 2};
+}
+
+bool is_exchange(const TaskGraph& graph, TaskId id) {
+  return std::holds_alternative<AllToAll>(graph.task(id).operation);
+}
+
+// Of every task, in the order in which they can run at all.
+std::vector<bool> exchanges_in_order(const TaskGraph& graph) {
+  std::vector<bool> exchanges;
+  for (const TaskId id : graph.topological_order()) exchanges.push_back(is_exchange(graph, id));
+  return exchanges;
+}
+
+// No two tasks may run at once: the longest path has them all.
+bool is_chain(const TaskGraph& graph) {
+  std::vector<std::size_t> depth(graph.size(), 1);
+  for (const TaskId id : graph.topological_order()) {
+    graph.for_each_successor(id, [&](TaskId after, Precedence) {
+      depth[after] = std::max(depth[after], depth[id] + 1);
+    });
+  }
+  return *std::max_element(depth.begin(), depth.end()) == graph.size();
+}
+
+// What must have ended when the task starts.
+std::set<TaskId> before(const TaskGraph& graph, TaskId task) {
+  std::vector<std::set<TaskId>> all(graph.size());
+  for (const TaskId id : graph.topological_order()) {
+    graph.for_each_successor(id, [&](TaskId after, Precedence) {
+      all[after].insert(all[id].begin(), all[id].end());
+      all[after].insert(id);
+    });
+  }
+  return all[task];
+}
+
+}  // namespace
+
+TEST_CASE("the same tasks stand serially, in groups and without exchanges", "[exec][calibrate]") {
+  const TaskGraph serial = serial_chunks(layer(), kRanks, kDegree);
+  const TaskGraph grouped = grouped_chunks(layer(), kRanks, kDegree);
+  const TaskGraph computations = computations_only(layer(), kRanks, kDegree);
+  for (const TaskGraph* graph : {&serial, &grouped, &computations}) CHECK(is_chain(*graph));
+  const auto keys = [](const TaskGraph& graph, bool exchanges) {
+    std::set<std::string> all;
+    for (TaskId id = 0; id < graph.size(); ++id) {
+      if (exchanges || !is_exchange(graph, id)) all.insert(graph.task(id).name());
+    }
+    return all;
+  };
+  CHECK(keys(serial, true) == keys(grouped, true));
+  CHECK(keys(serial, false) == keys(computations, true));
+  CHECK(serial.size() == 6 + 7 * kDegree);
+}
+
+TEST_CASE("grouped exchanges follow each other", "[exec][calibrate]") {
+  const auto exchanges = exchanges_in_order(grouped_chunks(layer(), kRanks, kDegree));
+  const auto first = std::find(exchanges.begin(), exchanges.end(), true);
+  CHECK(first - exchanges.begin() == 2);
+  CHECK(std::find(first, exchanges.end(), false) - first == 4 * kDegree);
+  CHECK(std::count(exchanges.begin(), exchanges.end(), true) == 4 * kDegree);
+}
+
+TEST_CASE("each pass of the experts runs beside exchanges alone", "[exec][calibrate]") {
+  const TaskGraph graph = experts_under_exchanges(layer(), kRanks, kDegree);
+  std::vector<TaskId> passed;
+  for (const auto& [pass, purpose, phase] : kPassesUnderExchanges) {
+    std::vector<TaskId> experts, exchanges;
+    for (TaskId id = 0; id < graph.size(); ++id) {
+      const Task& task = graph.task(id);
+      if (const auto* expert = std::get_if<ExpertFfn>(&task.operation)) {
+        if (expert->pass == pass) experts.push_back(id);
+      } else if (const auto* exchange = std::get_if<AllToAll>(&task.operation)) {
+        if (exchange->purpose == purpose && task.phase == phase) exchanges.push_back(id);
+      }
+    }
+    REQUIRE(experts.size() == kDegree);
+    REQUIRE(exchanges.size() == kDegree);
+    for (const auto& [stream, other] : {std::pair(experts, exchanges), {exchanges, experts}}) {
+      const auto earlier = before(graph, stream.back());
+      for (const TaskId id : passed) CHECK(earlier.contains(id));
+      for (const TaskId id : other) CHECK_FALSE(earlier.contains(id));
+    }
+    passed.insert(passed.end(), experts.begin(), experts.end());
+    passed.insert(passed.end(), exchanges.begin(), exchanges.end());
+  }
+}
