@@ -105,7 +105,7 @@ class Calibrator {
  private:
   void measure_layer(const MoeLayer& layer);
   void measure_chunks(const MoeLayer& layer, Backend& backend);
-  void measure_overlap(const MoeLayer& layer, Backend& backend);
+  void measure_handoffs(const MoeLayer& layer, Backend& backend);
   std::vector<TaskMeasurements> measure(const std::vector<TaskGraph>& graphs, Backend& backend);
   std::vector<std::int64_t> overlap_degrees(const MoeLayer& layer) const;
   void record_chunks();
@@ -113,7 +113,6 @@ class Calibrator {
   void record_backward(const MeasuredChunks& chunks, const std::vector<Times>& times);
   void record_overlap(const MoeLayer& layer, std::int64_t degree, const TaskGraph& graph,
                       const TaskMeasurements& measured, const AloneTimes& alone);
-  void record_slowdowns(ContentionRow row, const Times& compute, const Times& communication);
   void record_handoffs();
   double record_handoff(const char* what, const std::vector<MeasuredChunks>& all,
                         const std::vector<MeasuredPoint>& exchanges);
@@ -160,7 +159,7 @@ MeasuredPoint Calibrator::record(CalibrationRow row, const Times& times) {
 void Calibrator::measure_layer(const MoeLayer& layer) {
   const auto backend = tools_.backend(layer);
   measure_chunks(layer, *backend);
-  measure_overlap(layer, *backend);
+  measure_handoffs(layer, *backend);
   step();
 }
 
@@ -181,32 +180,30 @@ void Calibrator::measure_chunks(const MoeLayer& layer, Backend& backend) {
     degrees.push_back(degree);
     graphs.push_back(grouped_chunks(layer, group_.size(), degree));
   }
-  const std::int64_t one = overlap_degrees(layer).front();
-  graphs.push_back(serial_chunks(layer, group_.size(), one));
-  graphs.push_back(computations_only(layer, group_.size(), one));
-  auto measured = measure(graphs, backend);
-  time_stamps_.push_back({static_cast<double>(graphs.back().size()),
-                          median(measured.back().disturbance), median(measured.back().makespans)});
-  for (std::size_t i = 0; i < degrees.size(); ++i) {
-    grouped_.push_back({&layer, degrees[i], std::move(graphs[i]), std::move(measured[i])});
-  }
-  serial_.push_back(
-      {&layer, one, std::move(graphs[degrees.size()]), std::move(measured[degrees.size()])});
-}
-
-void Calibrator::measure_overlap(const MoeLayer& layer, Backend& backend) {
-  const std::vector<std::int64_t> degrees = overlap_degrees(layer);
-  std::vector<TaskGraph> graphs;
-  for (const std::int64_t degree : degrees) {
-    graphs.push_back(grouped_chunks(layer, group_.size(), degree));
+  const std::vector<std::int64_t> overlapped = overlap_degrees(layer);
+  for (const std::int64_t degree : overlapped) {
     graphs.push_back(experts_under_exchanges(layer, group_.size(), degree));
   }
-  const auto measured = measure(graphs, backend);
+  auto measured = measure(graphs, backend);
+  std::map<std::int64_t, AloneTimes> alone;
   for (std::size_t i = 0; i < degrees.size(); ++i) {
-    const std::size_t alone = 2 * i, beside = alone + 1;
-    record_overlap(layer, degrees[i], graphs[beside], measured[beside],
-                   alone_times(graphs[alone], measured[alone]));
+    alone[degrees[i]] = alone_times(graphs[i], measured[i]);
+    grouped_.push_back({&layer, degrees[i], std::move(graphs[i]), std::move(measured[i])});
   }
+  for (std::size_t i = 0; i < overlapped.size(); ++i) {
+    const std::size_t at = degrees.size() + i;
+    record_overlap(layer, overlapped[i], graphs[at], measured[at], alone.at(overlapped[i]));
+  }
+}
+
+void Calibrator::measure_handoffs(const MoeLayer& layer, Backend& backend) {
+  const std::int64_t degree = overlap_degrees(layer).front();
+  std::vector<TaskGraph> graphs{serial_chunks(layer, group_.size(), degree),
+                                computations_only(layer, group_.size(), degree)};
+  auto measured = measure(graphs, backend);
+  time_stamps_.push_back({static_cast<double>(graphs[1].size()), median(measured[1].disturbance),
+                          median(measured[1].makespans)});
+  serial_.push_back({&layer, degree, std::move(graphs[0]), std::move(measured[0])});
 }
 
 // Two, each of which takes memory: long chunks and short ones.
@@ -289,35 +286,26 @@ void Calibrator::record_backward(const MeasuredChunks& chunks, const std::vector
 }
 
 void Calibrator::record_overlap(const MoeLayer& layer, std::int64_t degree, const TaskGraph& graph,
-                                const TaskMeasurements& measured, const AloneTimes& alone) {
-  const ExpertSizes sizes{layer.num_experts / group_.size(), layer.model_dim, layer.hidden_dim};
-  for (const auto& [pass, purpose, phase] : kPassesUnderExchanges) {
-    ContentionRow row{layer.name, sizes, pass, degree};
-    Times compute, communication;
-    for (const auto& iteration : measured.iterations) {
-      StreamTimes experts, exchanges;
-      for (TaskId id = 0; id < graph.size(); ++id) {
-        const Task& task = graph.task(id);
-        const auto* expert = std::get_if<ExpertFfn>(&task.operation);
-        const auto* exchange = std::get_if<AllToAll>(&task.operation);
-        const bool computes = expert != nullptr && expert->pass == pass;
-        const bool exchanges_beside =
-            exchange != nullptr && exchange->purpose == purpose && task.phase == phase;
-        if (!computes && !exchanges_beside) continue;
-        StreamTimes& stream = computes ? experts : exchanges;
-        stream.tasks.push_back(iteration[id]);
-        stream.alone += alone.at(task.key());
-        row.in_flight = std::max(row.in_flight, exchanged_bytes(task.operation));
-      }
-      if (const auto found = slowdown(experts, exchanges)) compute.push_back(*found);
-      if (const auto found = slowdown(exchanges, experts)) communication.push_back(*found);
-    }
-    record_slowdowns(row, compute, communication);
+                                const TaskMeasurements& measured, const AloneTimes& alone_times) {
+  Times compute, communication;
+  Bytes in_flight;
+  for (const Task& task : graph.tasks()) {
+    in_flight = std::max(in_flight, exchanged_bytes(task.operation));
   }
-}
-
-void Calibrator::record_slowdowns(ContentionRow row, const Times& compute,
-                                  const Times& communication) {
+  for (const auto& iteration : measured.iterations) {
+    StreamTimes experts, exchanges;
+    for (TaskId id = 0; id < graph.size(); ++id) {
+      const Task& task = graph.task(id);
+      const bool expert = std::holds_alternative<ExpertFfn>(task.operation);
+      if (!expert && task.phase == Phase::Forward) continue;
+      StreamTimes& stream = expert ? experts : exchanges;
+      stream.tasks.push_back(iteration[id]);
+      const auto alone = alone_times.find(task.key());
+      if (alone != alone_times.end()) stream.alone += alone->second;
+    }
+    if (const auto found = slowdown(experts, exchanges)) compute.push_back(*found);
+    if (const auto found = slowdown(exchanges, experts)) communication.push_back(*found);
+  }
   const auto medians = [&](const Times& mine) {
     std::vector<std::optional<double>> of_ranks;
     for (const Times& of_rank : all_gather(group_, mine)) {
@@ -325,12 +313,11 @@ void Calibrator::record_slowdowns(ContentionRow row, const Times& compute,
     }
     return of_ranks;
   };
+  const ExpertSizes sizes{layer.num_experts / group_.size(), layer.model_dim, layer.hidden_dim};
   const auto of_compute = medians(compute), of_communication = medians(communication);
   for (std::size_t rank = 0; rank < of_compute.size(); ++rank) {
-    row.rank = static_cast<int>(rank);
-    row.compute = of_compute[rank];
-    row.communication = of_communication[rank];
-    result_.contention.push_back(row);
+    result_.contention.push_back({layer.name, sizes, degree, static_cast<int>(rank), in_flight,
+                                  of_compute[rank], of_communication[rank]});
   }
 }
 

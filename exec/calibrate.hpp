@@ -68,14 +68,13 @@ struct CalibrationRow {
   std::size_t outliers = 0;
 };
 
-/// How much one pass of a rank's experts and exchanges slowed each other in one layer's chunks.
+/// How much one rank's experts and exchanges slowed each other in one layer's chunks.
 struct ContentionRow {
   std::string layer;
   ExpertSizes sizes;
-  Pass pass = Pass::Forward;
   std::int64_t degree = 1;
   int rank = 0;
-  Bytes in_flight{};  ///< a rank's, of the exchange beside which experts ran
+  Bytes in_flight;  ///< a rank's, of the exchange beside which experts ran
   std::optional<double> compute, communication;  ///< null: they met too briefly
 };
 

@@ -91,35 +91,26 @@ struct SlowdownPoints {
   bool complete() const { return !compute.empty() && !communication.empty(); }
 };
 
-// Those of each pass and, for tasks of several, of all.
-std::vector<ExpertOverlap> overlap_by_experts(const CalibrationPoints& points) {
-  struct Experts {
-    ExpertSizes sizes;
-    std::optional<Pass> pass;
-    SlowdownPoints points;
-  };
-  std::vector<Experts> all;
-  const auto of = [&](const ExpertSizes& sizes, std::optional<Pass> pass) -> SlowdownPoints& {
-    for (Experts& one : all) {
-      if (one.sizes == sizes && one.pass == pass) return one.points;
-    }
-    return all.emplace_back(Experts{sizes, pass, {}}).points;
-  };
+std::vector<ExpertOverlap> overlap_by_experts(const CalibrationPoints& points, int ranks) {
+  std::vector<std::pair<ExpertSizes, SlowdownPoints>> by_sizes;
   for (const ContentionRow& row : points.contention) {
-    of(row.sizes, row.pass).add(row);
-    of(row.sizes, std::nullopt).add(row);
+    auto found = std::find_if(by_sizes.begin(), by_sizes.end(),
+                              [&](const auto& one) { return one.first == row.sizes; });
+    if (found == by_sizes.end()) found = by_sizes.insert(found, {row.sizes, {}});
+    found->second.add(row);
   }
+  const auto together = static_cast<std::size_t>(ranks);  // a point for each number of bytes
   std::vector<ExpertOverlap> experts;
-  for (const auto& [sizes, pass, measured] : all) {
-    if (!measured.complete()) continue;
-    experts.push_back({sizes, pass, slowdown_by_bytes(measured.compute, 1),
-                       slowdown_by_bytes(measured.communication, 1)});
+  for (const auto& [sizes, of] : by_sizes) {
+    if (!of.complete()) continue;
+    experts.push_back({sizes, slowdown_by_bytes(of.compute, together),
+                       slowdown_by_bytes(of.communication, together)});
   }
   return experts;
 }
 
-void fill_overlap(const CalibrationPoints& points, Cluster& cluster) {
-  constexpr std::size_t kTogether = 18;
+void fill_overlap(const CalibrationPoints& points, int ranks, Cluster& cluster) {
+  constexpr std::size_t kTogether = 6;
   SlowdownPoints all;
   for (const ContentionRow& row : points.contention) all.add(row);
   if (!all.complete()) return;
@@ -130,11 +121,10 @@ void fill_overlap(const CalibrationPoints& points, Cluster& cluster) {
   };
   cluster.overlap = Overlap{
       slowdown_by_bytes(all.compute, kTogether), slowdown_by_bytes(all.communication, kTogether),
-      fmt::format(
-          "pipemoe calibrate, experts under exchanges: medians over layers, passes, "
-          "degrees and ranks, of each layer's experts over ranks; compute {}, communication {}",
-          range(all.compute), range(all.communication)),
-      overlap_by_experts(points)};
+      fmt::format("pipemoe calibrate, experts under exchanges: medians over layers, degrees and "
+                  "ranks, of each layer's experts over ranks; compute {}, communication {}",
+                  range(all.compute), range(all.communication)),
+      overlap_by_experts(points, ranks)};
 }
 
 }  // namespace
@@ -159,7 +149,7 @@ Cluster calibrated_profile(const CalibrationPoints& points, Dtype dtype,
   cluster.gpu = tools.device;
   fill_fits(points, dtype, tools, options, group.size(), cluster);
   fill_links(points, cluster);
-  fill_overlap(points, cluster);
+  fill_overlap(points, group.size(), cluster);
   return cluster;
 }
 

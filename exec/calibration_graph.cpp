@@ -22,7 +22,6 @@ class Chain {
     last_ = id;
     return id;
   }
-  TaskId last() const { return last_.value(); }
 
  private:
   TaskGraphBuilder& builder_;
@@ -71,8 +70,9 @@ TaskGraph grouped(const char* name, const Chunks& chunks, std::int64_t num_ranks
   chain.then(chunks.tasks.permute(Phase::Forward));
   if (exchanges == Exchanges::First) {
     all(chunks.exchanges(Purpose::Dispatch, Phase::Forward));
-    for (const auto& [pass, purpose, phase] : kPassesUnderExchanges)
-      all(chunks.exchanges(purpose, phase));
+    all(chunks.exchanges(Purpose::Combine, Phase::Forward));
+    all(chunks.exchanges(Purpose::Combine, Phase::Backward));
+    all(chunks.exchanges(Purpose::Dispatch, Phase::Backward));
   }
   all(chunks.experts(Pass::Forward));
   chain.then(chunks.tasks.unpermute(Phase::Forward));
@@ -125,24 +125,15 @@ TaskGraph experts_under_exchanges(const MoeLayer& layer, std::int64_t num_ranks,
   TaskGraphBuilder builder("experts-under-exchanges", num_ranks);
   Chain chain(builder);
   chain.then(chunks.tasks.gate(Phase::Forward));
-  chain.then(chunks.tasks.permute(Phase::Forward));
-  chain.then(chunks.tasks.unpermute(Phase::Backward));
-  for (Task& task : chunks.exchanges(Purpose::Dispatch, Phase::Forward))
-    chain.then(std::move(task));
-  std::vector<TaskId> before{chain.last()};
-  // Both streams wait for both.
-  const auto beside = [&](std::vector<Task> tasks) {
-    TaskId last = before.front();
-    for (std::size_t i = 0; i < tasks.size(); ++i) {
-      last = builder.append(std::move(tasks[i]));
-      if (i > 0) continue;
-      for (const TaskId id : before) builder.depend(id, last);
-    }
-    return last;
-  };
-  for (const auto& [pass, purpose, phase] : kPassesUnderExchanges) {
-    const TaskId experts = beside(chunks.experts(pass));
-    before = {experts, beside(chunks.exchanges(purpose, phase))};
+  TaskId arrived = chain.then(chunks.tasks.permute(Phase::Forward));
+  for (Task& task : chunks.exchanges(Purpose::Dispatch, Phase::Forward)) {
+    arrived = chain.then(std::move(task));
+  }
+  for (Task& task : chunks.experts(Pass::Forward)) {
+    builder.depend(arrived, builder.append(std::move(task)));
+  }
+  for (Task& task : chunks.exchanges(Purpose::Combine, Phase::Backward)) {
+    builder.append(std::move(task));
   }
   return std::move(builder).build();
 }

@@ -2,7 +2,6 @@
 // order: an exchange moves what the iteration before left. They are there to be timed.
 #pragma once
 
-#include <array>
 #include <cstdint>
 
 #include "models/layer.hpp"
@@ -14,26 +13,15 @@ namespace pipemoe::exec {
 /// the one before, in the order D_i E_i C_i; input and weight gradients are two tasks.
 TaskGraph serial_chunks(const MoeLayer& layer, std::int64_t num_ranks, std::int64_t degree);
 
-/// The same tasks, each of which waits for the one before: all exchanges right behind each other,
-/// then all computations but the first two.
+/// The same tasks, each of which waits for the one before, all exchanges right behind each other
+/// and then all computations but the first two.
 TaskGraph grouped_chunks(const MoeLayer& layer, std::int64_t num_ranks, std::int64_t degree);
 
 /// The computations of grouped_chunks without any exchange.
 TaskGraph computations_only(const MoeLayer& layer, std::int64_t num_ranks, std::int64_t degree);
 
-/// The exchanges beside which experts_under_exchanges runs a pass.
-struct PassUnderExchanges {
-  Pass pass;
-  Purpose purpose;
-  Phase phase;  ///< of the exchanges
-};
-inline constexpr std::array kPassesUnderExchanges{
-    PassUnderExchanges{Pass::Forward, Purpose::Combine, Phase::Backward},
-    PassUnderExchanges{Pass::InputGradient, Purpose::Dispatch, Phase::Backward},
-    PassUnderExchanges{Pass::WeightGradient, Purpose::Combine, Phase::Forward}};
-
-/// One pass of the experts after the other on the compute stream, all chunks of it, while the
-/// communication stream runs as many exchanges, on buffers of their own.
+/// Forward experts of all chunks on the compute stream while the communication stream runs the
+/// backward phase's first exchanges, on buffers of their own.
 TaskGraph experts_under_exchanges(const MoeLayer& layer, std::int64_t num_ranks,
                                   std::int64_t degree);
 

@@ -31,18 +31,17 @@ std::optional<double> slowdown(const StreamTimes& stream, const StreamTimes& oth
 Slowdown slowdown_by_bytes(std::vector<SlowdownPoint> points, std::size_t together) {
   std::sort(points.begin(), points.end(),
             [](const auto& a, const auto& b) { return a.in_flight < b.in_flight; });
+  const std::size_t groups = std::max<std::size_t>(1, points.size() / together);
   Slowdown::Points medians;
-  for (std::size_t begin = 0, end = 0; begin < points.size(); begin = end) {
-    end = begin + together;
-    if (end + together > points.size()) end = points.size();
-    while (end < points.size() && points[end].in_flight == points[end - 1].in_flight) ++end;
+  for (std::size_t i = 0; i < groups; ++i) {
     std::vector<double> bytes, factors;
-    for (std::size_t i = begin; i < end; ++i) {
-      bytes.push_back(points[i].in_flight.amount());
-      factors.push_back(points[i].factor);
+    for (std::size_t j = points.size() * i / groups; j < points.size() * (i + 1) / groups; ++j) {
+      bytes.push_back(points[j].in_flight.amount());
+      factors.push_back(points[j].factor);
     }
     const double at = std::max(1.0, summarize(bytes).median);
-    medians.emplace_back(at, std::max(1.0, summarize(factors).median));
+    const double factor = std::max(1.0, summarize(factors).median);
+    if (medians.empty() || at > medians.back().first) medians.emplace_back(at, factor);
   }
   if (medians.size() == 1) return medians.front().second;
   return Slowdown(std::move(medians));

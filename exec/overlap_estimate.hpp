@@ -27,8 +27,8 @@ struct SlowdownPoint {
   Bytes in_flight;
   double factor = 1;
 };
-/// Points of similar bytes, so many or more together and all of the same bytes, become their
-/// medians; what is below 1 becomes 1. Requires points and together >= 1.
+/// Points of similar bytes, so many or more together, become their medians; what is below 1
+/// becomes 1. Requires points and together >= 1.
 Slowdown slowdown_by_bytes(std::vector<SlowdownPoint> points, std::size_t together);
 
 }  // namespace pipemoe::exec

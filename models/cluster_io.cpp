@@ -210,13 +210,9 @@ void read_overlap(ConfigTable& root, Cluster& cluster) {
   if (table.has("expert")) {
     for (ConfigTable& expert : table.tables("expert")) {
       const ExpertSizes sizes = read_sizes(expert);
-      std::optional<Pass> pass;
-      if (expert.has("pass")) pass = read_word(expert, "pass", expert.text("pass"), pass_from);
-      const ExpertOverlap* const known = cluster.overlap->of(sizes, pass);
-      if (known != nullptr && known->pass == pass) {
+      if (cluster.overlap->of(sizes) != nullptr)
         expert.fail("model_dim", "of these experts stands twice");
-      }
-      cluster.overlap->experts.push_back({sizes, pass, read_slowdown(expert, "compute_slowdown"),
+      cluster.overlap->experts.push_back({sizes, read_slowdown(expert, "compute_slowdown"),
                                           read_slowdown(expert, "communication_slowdown")});
       expert.finish();
     }
@@ -359,9 +355,7 @@ std::string overlap_toml(const Cluster& cluster) {
   std::string text =
       "\n[overlap]\n" + slowdowns_toml(*cluster.overlap) + line("source", cluster.overlap->source);
   for (const ExpertOverlap& expert : cluster.overlap->experts) {
-    text += "\n[[overlap.expert]]\n" + sizes_toml(expert.sizes);
-    if (expert.pass) text += line("pass", to_string(*expert.pass));
-    text += slowdowns_toml(expert);
+    text += "\n[[overlap.expert]]\n" + sizes_toml(expert.sizes) + slowdowns_toml(expert);
   }
   return text;
 }

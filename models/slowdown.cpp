@@ -38,12 +38,10 @@ double Slowdown::at(Bytes in_flight) const {
   return std::lerp(low, high, std::log(bytes / from) / std::log(to / from));
 }
 
-const ExpertOverlap* Overlap::of(const ExpertSizes& sizes, std::optional<Pass> pass) const {
-  const auto found = std::find_if(experts.begin(), experts.end(), [&](const ExpertOverlap& one) {
-    return one.sizes == sizes && one.pass == pass;
-  });
-  if (found != experts.end()) return &*found;
-  return pass ? of(sizes, std::nullopt) : nullptr;
+const ExpertOverlap* Overlap::of(const ExpertSizes& sizes) const {
+  const auto found = std::find_if(experts.begin(), experts.end(),
+                                  [&](const ExpertOverlap& one) { return one.sizes == sizes; });
+  return found == experts.end() ? nullptr : &*found;
 }
 
 }  // namespace pipemoe

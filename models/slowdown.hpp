@@ -1,7 +1,6 @@
 // By how much tasks slow each other, as a function of how much is in flight.
 #pragma once
 
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -34,11 +33,9 @@ class Slowdown {
   Points points_;
 };
 
-/// Slowdowns while experts of these sizes compute: one pass of theirs, or any of no slowdowns of
-/// its own.
+/// Slowdowns while experts of these sizes compute.
 struct ExpertOverlap {
   ExpertSizes sizes;
-  std::optional<Pass> pass;
   Slowdown compute;
   Slowdown communication;
   bool operator==(const ExpertOverlap&) const = default;
@@ -53,12 +50,11 @@ struct Overlap {
   Slowdown communication;
   std::string source;
   /// In whose place these stand: small products leave a collective more multiprocessors and wait
-  /// for more of its memory traffic than large ones do, and one pass's products share a device
-  /// better than another's.
+  /// for more of its memory traffic than large ones do.
   std::vector<ExpertOverlap> experts = {};
 
-  /// That of the pass, else that of any pass. Null: none of these sizes.
-  const ExpertOverlap* of(const ExpertSizes& sizes, std::optional<Pass> pass) const;
+  /// Null: none of these sizes.
+  const ExpertOverlap* of(const ExpertSizes& sizes) const;
   bool operator==(const Overlap&) const = default;
 };
 

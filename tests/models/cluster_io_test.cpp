@@ -35,8 +35,7 @@ class Draw {
     if (chance()) made.overlap = Overlap{slowdown(), slowdown(), text()};
     for (auto count = made.overlap ? integer(0, 3) : 0; count > 0; --count) {
       const ExpertSizes sizes{integer(1, 64), count, integer(1, 4096)};  // no two alike
-      const auto pass = chance() ? std::optional(Pass::WeightGradient) : std::nullopt;
-      made.overlap->experts.push_back({sizes, pass, slowdown(), slowdown()});
+      made.overlap->experts.push_back({sizes, slowdown(), slowdown()});
     }
     for (auto count = integer(0, 3); count > 0; --count) {
       made.all_to_all[integer(1, 512)] = fit<Bytes>();
@@ -261,18 +260,9 @@ TEST_CASE("an overlap may be of experts of their sizes", "[models][cluster][io]"
         .overlap.value();
   };
   const Overlap overlap = read_experts(expert);
-  const ExpertOverlap any{{2, 8, 16}, std::nullopt, 1.5, 2};
-  REQUIRE(overlap.of({2, 8, 16}, Pass::Forward) != nullptr);
-  CHECK(*overlap.of({2, 8, 16}, Pass::Forward) == any);
-  CHECK(overlap.of({2, 8, 17}, Pass::Forward) == nullptr);
+  REQUIRE(overlap.of({2, 8, 16}) != nullptr);
+  CHECK(*overlap.of({2, 8, 16}) == ExpertOverlap{{2, 8, 16}, 1.5, 2});
+  CHECK(overlap.of({2, 8, 17}) == nullptr);
   CHECK_THROWS_WITH(read_experts(expert + expert), Contains("stands twice"));
-
-  const std::string gradient = expert + "pass = \"weight_gradient\"\n";
-  const Overlap both = read_experts(expert + gradient);
-  CHECK(*both.of({2, 8, 16}, Pass::InputGradient) == any);
-  CHECK(both.of({2, 8, 16}, Pass::WeightGradient)->pass == Pass::WeightGradient);
-  CHECK(read_experts(gradient).of({2, 8, 16}, Pass::Forward) == nullptr);
-  CHECK_THROWS_WITH(read_experts(gradient + gradient), Contains("stands twice"));
-  CHECK_THROWS_WITH(read_experts(expert + "pass = \"sideways\"\n"), Contains("sideways"));
   CHECK_THROWS_WITH(read_experts(expert + "typo = 1\n"), Contains("typo is an unknown key"));
 }

@@ -102,7 +102,7 @@ TEST_CASE("experts with slowdowns of their own take those", "[models][overlap]")
   // Both experts are one product of 1 x 1; the second stands for a rank with two of them.
   Cluster cluster = second_a_unit(2, 2);
   cluster.overlap->experts.push_back(
-      {expert_sizes(Pass::Forward, {{2, 0, 1, 1}, {2, 0, 1, 1}}), std::nullopt, 4, 1});
+      {expert_sizes(Pass::Forward, {{2, 0, 1, 1}, {2, 0, 1, 1}}), 4, 1});
   const auto experts = [](std::int64_t on_a_rank) {
     return Task{0, 0, Phase::Forward, Stream::Compute,
                 ExpertFfn{.gemms = {{on_a_rank, 1, 1, 1}, {on_a_rank, 1, 1, 1}}}};

@@ -109,9 +109,7 @@ TEST_CASE("the fitted level slows overlapping tasks as the analytic schedule doe
     }
     if (i % 3 == 0) {
       const ExpertSizes sizes{layer.num_experts / 16, layer.model_dim, layer.hidden_dim};
-      cluster.overlap->experts.push_back({sizes, std::nullopt, slowdown(random), by_bytes()});
-      cluster.overlap->experts.push_back(
-          {sizes, Pass::WeightGradient, by_bytes(), slowdown(random)});
+      cluster.overlap->experts.push_back({sizes, slowdown(random), by_bytes()});
     }
     const auto degree = [&] {
       return 1 + static_cast<std::int64_t>(random() % 40) % layer.slots();
