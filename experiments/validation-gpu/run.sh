@@ -93,6 +93,14 @@ studies_of_one() {
   done
 }
 
+# Clocks, power and what limits them, every five seconds for as long as this script runs: layers of
+# tens of milliseconds are as fast as these let them.
+watch_clocks() {
+  nvidia-smi --query-gpu=timestamp,index,clocks.sm,power.draw,temperature.gpu,clocks_event_reasons.active \
+    --format=csv,noheader,nounits --loop=5 >>"$output/clocks.csv" &
+  trap "kill $!" EXIT
+}
+
 # The layers of a file with as many experts a GPU as on two.
 for_gpus() {
   awk -v gpus="$gpus" '{
@@ -132,5 +140,8 @@ if [[ $parts == *numerics* ]]; then
   echo "$(wc -l <"$output/numerics.txt") runs verified, the worst:"
   sed 's/.*within //' "$output/numerics.txt" | sort -g | tail -1
 fi
-if [[ $parts == *studies* ]]; then studies_of_$kind; fi
+if [[ $parts == *studies* ]]; then
+  watch_clocks
+  studies_of_$kind
+fi
 echo "== written: $output"
