@@ -105,7 +105,7 @@ class Calibrator {
  private:
   void measure_layer(const MoeLayer& layer);
   void measure_chunks(const MoeLayer& layer, Backend& backend);
-  void measure_handoffs(const MoeLayer& layer, Backend& backend);
+  void measure_overlap(const MoeLayer& layer, Backend& backend);
   std::vector<TaskMeasurements> measure(const std::vector<TaskGraph>& graphs, Backend& backend);
   std::vector<std::int64_t> overlap_degrees(const MoeLayer& layer) const;
   void record_chunks();
@@ -159,7 +159,7 @@ MeasuredPoint Calibrator::record(CalibrationRow row, const Times& times) {
 void Calibrator::measure_layer(const MoeLayer& layer) {
   const auto backend = tools_.backend(layer);
   measure_chunks(layer, *backend);
-  measure_handoffs(layer, *backend);
+  measure_overlap(layer, *backend);
   step();
 }
 
@@ -180,41 +180,45 @@ void Calibrator::measure_chunks(const MoeLayer& layer, Backend& backend) {
     degrees.push_back(degree);
     graphs.push_back(grouped_chunks(layer, group_.size(), degree));
   }
-  const std::vector<std::int64_t> overlapped = overlap_degrees(layer);
-  for (const std::int64_t degree : overlapped) {
-    graphs.push_back(experts_under_exchanges(layer, group_.size(), degree));
-  }
+  const std::size_t serial = degrees.size(), computations = serial + 1;
+  const std::int64_t few = overlap_degrees(layer).front();
+  graphs.push_back(serial_chunks(layer, group_.size(), few));
+  graphs.push_back(computations_only(layer, group_.size(), few));
   auto measured = measure(graphs, backend);
-  std::map<std::int64_t, AloneTimes> alone;
+  time_stamps_.push_back({static_cast<double>(graphs[computations].size()),
+                          median(measured[computations].disturbance),
+                          median(measured[computations].makespans)});
   for (std::size_t i = 0; i < degrees.size(); ++i) {
-    alone[degrees[i]] = alone_times(graphs[i], measured[i]);
     grouped_.push_back({&layer, degrees[i], std::move(graphs[i]), std::move(measured[i])});
   }
-  for (std::size_t i = 0; i < overlapped.size(); ++i) {
-    const std::size_t at = degrees.size() + i;
-    record_overlap(layer, overlapped[i], graphs[at], measured[at], alone.at(overlapped[i]));
+  serial_.push_back({&layer, few, std::move(graphs[serial]), std::move(measured[serial])});
+}
+
+void Calibrator::measure_overlap(const MoeLayer& layer, Backend& backend) {
+  const std::vector<std::int64_t> degrees = overlap_degrees(layer);
+  std::vector<TaskGraph> graphs;
+  for (const std::int64_t degree : degrees) {
+    graphs.push_back(grouped_chunks(layer, group_.size(), degree));
+    graphs.push_back(experts_under_exchanges(layer, group_.size(), degree));
+  }
+  const auto measured = measure(graphs, backend);
+  for (std::size_t i = 0; i < degrees.size(); ++i) {
+    const std::size_t alone = 2 * i, beside = alone + 1;
+    record_overlap(layer, degrees[i], graphs[beside], measured[beside],
+                   alone_times(graphs[alone], measured[alone]));
   }
 }
 
-void Calibrator::measure_handoffs(const MoeLayer& layer, Backend& backend) {
-  const std::int64_t degree = overlap_degrees(layer).front();
-  std::vector<TaskGraph> graphs{serial_chunks(layer, group_.size(), degree),
-                                computations_only(layer, group_.size(), degree)};
-  auto measured = measure(graphs, backend);
-  time_stamps_.push_back({static_cast<double>(graphs[1].size()), median(measured[1].disturbance),
-                          median(measured[1].makespans)});
-  serial_.push_back({&layer, degree, std::move(graphs[0]), std::move(measured[0])});
-}
-
-// Two, each of which takes memory: long chunks and short ones.
+// Long chunks, middling and short ones; each graph takes memory.
 std::vector<std::int64_t> Calibrator::overlap_degrees(const MoeLayer& layer) const {
   std::set<std::int64_t> usable;
   for (const std::int64_t degree : options_.degrees) {
     if (degree <= 8 && degree <= layer.slots()) usable.insert(degree);
   }
   if (usable.size() > 1) usable.erase(usable.begin());  // one chunk has no other beside it
-  return usable.size() == 1 ? std::vector{*usable.begin()}
-                            : std::vector{*usable.begin(), *usable.rbegin()};
+  const auto middle = std::next(usable.begin(), static_cast<std::ptrdiff_t>(usable.size() / 2));
+  const std::set<std::int64_t> chosen{*usable.begin(), *middle, *usable.rbegin()};
+  return {chosen.begin(), chosen.end()};
 }
 
 // Without what a time stamp after each adds to them.

@@ -24,7 +24,7 @@ std::optional<double> slowdown(const StreamTimes& stream, const StreamTimes& oth
   for (const TaskTimes& task : stream.tasks) busy += task.duration();
   const Seconds both = both_busy(stream, other);
   const Seconds worked_together = stream.alone - (busy - both);
-  if (both < busy / 4 || worked_together <= Seconds{}) return std::nullopt;
+  if (both < busy / 8 || worked_together <= Seconds{}) return std::nullopt;
   return both / worked_together;
 }
 

@@ -19,7 +19,7 @@ struct StreamTimes {
 Seconds both_busy(const StreamTimes& a, const StreamTimes& b);
 
 /// The slowdown s under which `stream`, advancing at 1/s while the other is busy, takes as long as
-/// it did: alone = (busy - both) + both / s. Null where the streams met for less than a quarter of
+/// it did: alone = (busy - both) + both / s. Null where the streams met for less than an eighth of
 /// the stream's time, or where no s says so.
 std::optional<double> slowdown(const StreamTimes& stream, const StreamTimes& other);
 

@@ -34,7 +34,7 @@ TEST_CASE("a slowdown is what explains the time that a stream took", "[exec][ove
 
 TEST_CASE("streams that hardly met tell no slowdown", "[exec][overlap]") {
   const StreamTimes experts{{from_to(0, 8)}, Seconds{8}};
-  CHECK_FALSE(slowdown(experts, {{from_to(7, 9)}, Seconds{2}}).has_value());
+  CHECK_FALSE(slowdown(experts, {{from_to(7.5, 9)}, Seconds{1.5}}).has_value());
   // Alone it would have taken less than what it ran apart: no factor says so.
   CHECK_FALSE(slowdown({{from_to(0, 8)}, Seconds{3}}, {{from_to(4, 8)}, Seconds{4}}).has_value());
 }
