@@ -182,15 +182,18 @@ void Calibrator::measure_chunks(const MoeLayer& layer, Backend& backend) {
   }
   const std::size_t serial = degrees.size(), computations = serial + 1;
   const std::int64_t few = overlap_degrees(layer).front();
-  graphs.push_back(serial_chunks(layer, group_.size(), few));
-  graphs.push_back(computations_only(layer, group_.size(), few));
+  if (tools_.gives_ahead) {
+    graphs.push_back(serial_chunks(layer, group_.size(), few));
+    graphs.push_back(computations_only(layer, group_.size(), few));
+  }
   auto measured = measure(graphs, backend);
-  time_stamps_.push_back({static_cast<double>(graphs[computations].size()),
-                          median(measured[computations].disturbance),
-                          median(measured[computations].makespans)});
   for (std::size_t i = 0; i < degrees.size(); ++i) {
     grouped_.push_back({&layer, degrees[i], std::move(graphs[i]), std::move(measured[i])});
   }
+  if (!tools_.gives_ahead) return;
+  time_stamps_.push_back({static_cast<double>(graphs[computations].size()),
+                          median(measured[computations].disturbance),
+                          median(measured[computations].makespans)});
   serial_.push_back({&layer, few, std::move(graphs[serial]), std::move(measured[serial])});
 }
 
@@ -325,13 +328,11 @@ void Calibrator::record_overlap(const MoeLayer& layer, std::int64_t degree, cons
   }
 }
 
-// Where exchanges are timed by themselves on a device: there, but not in a layer, no other stream
-// waits for their end.
 void Calibrator::record_handoffs() {
-  const auto queued = points_.all_to_all_queued.find(group_.size());
-  if (queued == points_.all_to_all_queued.end()) return;
-  points_.handoffs = {record_handoff("handoff", serial_, points_.all_to_all.at(group_.size())),
-                      record_handoff("handoff, queued", grouped_, queued->second)};
+  if (!tools_.gives_ahead) return;
+  points_.handoffs = {
+      record_handoff("handoff", serial_, points_.all_to_all.at(group_.size())),
+      record_handoff("handoff, queued", grouped_, points_.all_to_all_queued.at(group_.size()))};
   result_.notes.push_back(fmt::format(
       "an exchange between computations takes {:.1f} us longer than one that nothing waits for, "
       "one behind another {:.1f} us",

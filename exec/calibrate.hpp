@@ -42,6 +42,9 @@ struct CalibrationTools {
   /// Uniform all-to-alls between the ranks of a group, for each of the sizes, in bytes a rank.
   std::function<std::vector<ExchangeTimes>(ProcessGroup&, const std::vector<Bytes>&, int repeats)>
       time_all_to_alls;
+  /// Whether a device is given all tasks of an iteration ahead: time stamps then cost it something,
+  /// and its exchanges, timed by themselves, lack what it costs to hand over to a computation.
+  bool gives_ahead = false;
   /// What one rank's device is called and how much memory it has; of links only what is known.
   Gpu device;
   std::map<std::string, std::string> versions = {};  ///< of libraries and drivers

@@ -173,7 +173,9 @@ CalibrationTools cuda_calibration_tools(const CudaOptions& options, ProcessGroup
   const cuda::Device here = cuda::current_device();
   tools.versions = {{"CUDA", fmt::format("{}.{}", here.runtime / 1000, here.runtime % 1000 / 10)},
                     {"cuBLASLt", cuda::Matmuls::version()}};
-  tools.network = communicator_for(options.exchanges, group)->name();
+  const auto communicator = communicator_for(options.exchanges, group);
+  tools.gives_ahead = communicator->asynchronous();
+  tools.network = communicator->name();
   return tools;
 }
 
