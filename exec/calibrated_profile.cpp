@@ -54,8 +54,9 @@ void fill_fits(const CalibrationPoints& points, Dtype dtype, const CalibrationTo
     expert.fit = choose_model<Flops>(fit_points(of_expert), kLineTolerance, in_layer);
   }
   const auto by_ranks = [&](const auto& all, double handoff, std::string what, auto& to) {
-    if (handoff > 0)
+    if (handoff > 0) {
       what += fmt::format(", {:.1f} us of handoff in a layer included", 1e6 * handoff);
+    }
     for (const auto& [group, of_group] : all) {
       std::vector<MeasuredPoint> in_layers = of_group;
       for (MeasuredPoint& point : in_layers) point.seconds += handoff;

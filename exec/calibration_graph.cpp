@@ -49,8 +49,9 @@ class Chunks {
   template <class Make>
   std::vector<Task> of_each(Make make) const {
     std::vector<Task> all;
-    for (std::size_t i = 0; i < rows_.size(); ++i)
+    for (std::size_t i = 0; i < rows_.size(); ++i) {
       all.push_back(make(static_cast<int>(i), rows_[i]));
+    }
     return all;
   }
 
