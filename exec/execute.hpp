@@ -46,7 +46,7 @@ struct TaskTimes {
 /// For a calibration: the measured iterations on this rank.
 struct TaskMeasurements {
   std::vector<std::vector<TaskTimes>> iterations;  ///< [iteration][TaskId]
-  std::vector<Seconds> makespans;  ///< of an iteration each, undisturbed
+  std::vector<Seconds> makespans;                  ///< of an iteration each, undisturbed
   /// Of each iteration by how much taking the spans lengthened it; not below 0.
   std::vector<Seconds> disturbance;
 };
