@@ -11,8 +11,7 @@
 #include <utility>
 
 #include "exec/calibrated_profile.hpp"
-#include "exec/calibration_graph.hpp"
-#include "exec/execute.hpp"
+#include "exec/layer_measurements.hpp"
 #include "exec/measured_fit.hpp"
 #include "exec/overlap_estimate.hpp"
 #include "exec/statistics.hpp"
@@ -22,8 +21,6 @@
 namespace pipemoe::exec {
 namespace {
 
-/// Turns that the graphs of a layer take.
-constexpr int kRounds = 5;
 /// Turns that sizes of exchanges take: one size's repeats last milliseconds, and a burst from
 /// elsewhere may take all of them.
 constexpr int kExchangeRounds = 3;
@@ -70,29 +67,14 @@ double traffic_of(const Task& task) {
   return std::get<Unpermute>(task.operation).traffic.amount();
 }
 
-Times durations(const TaskMeasurements& measured, TaskId id) {
-  Times times;
-  for (const auto& iteration : measured.iterations) {
-    times.push_back(iteration[id].duration().count());
-  }
-  return times;
-}
-
-AloneTimes alone_times(const TaskGraph& graph, const TaskMeasurements& measured) {
+// Medians of every task on this rank.
+AloneTimes alone_times(const MeasuredChunks& chunks) {
   AloneTimes alone;
-  for (TaskId id = 0; id < graph.size(); ++id) {
-    alone[graph.task(id).key()] = Seconds{summarize(durations(measured, id)).median};
+  for (TaskId id = 0; id < chunks.graph.size(); ++id) {
+    alone[chunks.graph.task(id).key()] = Seconds{summarize(chunks.durations(id)).median};
   }
   return alone;
 }
-
-// A layer's chunks of one degree and what running them took.
-struct MeasuredChunks {
-  const MoeLayer* layer;
-  std::int64_t degree;
-  TaskGraph graph;
-  TaskMeasurements measured;
-};
 
 class Calibrator {
  public:
@@ -103,19 +85,15 @@ class Calibrator {
   Calibration run();
 
  private:
-  void measure_layer(const MoeLayer& layer);
-  void measure_chunks(const MoeLayer& layer, Backend& backend);
-  void measure_overlap(const MoeLayer& layer, Backend& backend);
-  std::vector<TaskMeasurements> measure(const std::vector<TaskGraph>& graphs, Backend& backend);
-  std::vector<std::int64_t> overlap_degrees(const MoeLayer& layer) const;
   void record_chunks();
-  double record_tasks(const MeasuredChunks& chunks, const std::vector<Times>& times);
-  void record_backward(const MeasuredChunks& chunks, const std::vector<Times>& times);
-  void record_overlap(const MoeLayer& layer, std::int64_t degree, const TaskGraph& graph,
-                      const TaskMeasurements& measured, const AloneTimes& alone);
+  double record_tasks(const MoeLayer& layer, const MeasuredChunks& chunks,
+                      const std::vector<Times>& times);
+  void record_backward(const MoeLayer& layer, const MeasuredChunks& chunks,
+                       const std::vector<Times>& times);
+  void record_overlap(const MoeLayer& layer, const LayerMeasurements::Overlap& overlap);
   void record_handoffs();
-  double record_handoff(const char* what, const std::vector<MeasuredChunks>& all,
-                        const std::vector<MeasuredPoint>& exchanges);
+  Excess record_handoff(const char* what, std::size_t of_layer, const MeasuredChunks& chunks,
+                        const Fit<Bytes>& exchange);
   void measure_gemms();
   void measure_activations();
   void measure_exchanges();
@@ -132,9 +110,8 @@ class Calibrator {
 
   Calibration result_;
   CalibrationPoints points_;
-  std::vector<MeasuredChunks> grouped_, serial_;
-  std::vector<Excess> time_stamps_;
-  std::map<std::pair<const MoeLayer*, std::int64_t>, double> computing_;  ///< seconds, by degree
+  std::vector<LayerMeasurements> measured_;                ///< of each layer
+  std::vector<std::map<std::int64_t, double>> computing_;  ///< of each layer, seconds by degree
   std::size_t done_ = 0;
 };
 
@@ -156,98 +133,42 @@ MeasuredPoint Calibrator::record(CalibrationRow row, const Times& times) {
   return {row.amount, summary.median};
 }
 
-void Calibrator::measure_layer(const MoeLayer& layer) {
-  const auto backend = tools_.backend(layer);
-  measure_chunks(layer, *backend);
-  measure_overlap(layer, *backend);
-  step();
-}
-
-// The graphs take turns: those that are compared with each other drift alike.
-std::vector<TaskMeasurements> Calibrator::measure(const std::vector<TaskGraph>& graphs,
-                                                  Backend& backend) {
-  return measure_tasks(graphs, backend, group_,
-                       {.warm_up = options_.warm_up,
-                        .repeats = options_.repeats,
-                        .rounds = std::min(options_.repeats, kRounds)});
-}
-
-void Calibrator::measure_chunks(const MoeLayer& layer, Backend& backend) {
-  std::vector<std::int64_t> degrees;
-  std::vector<TaskGraph> graphs;
-  for (const std::int64_t degree : options_.degrees) {
-    if (degree > layer.slots()) continue;
-    degrees.push_back(degree);
-    graphs.push_back(grouped_chunks(layer, group_.size(), degree));
-  }
-  const std::size_t serial = degrees.size(), computations = serial + 1;
-  const std::int64_t few = overlap_degrees(layer).front();
-  if (tools_.gives_ahead) {
-    graphs.push_back(serial_chunks(layer, group_.size(), few));
-    graphs.push_back(computations_only(layer, group_.size(), few));
-  }
-  auto measured = measure(graphs, backend);
-  for (std::size_t i = 0; i < degrees.size(); ++i) {
-    grouped_.push_back({&layer, degrees[i], std::move(graphs[i]), std::move(measured[i])});
-  }
-  if (!tools_.gives_ahead) return;
-  time_stamps_.push_back({static_cast<double>(graphs[computations].size()),
-                          median(measured[computations].disturbance),
-                          median(measured[computations].makespans)});
-  serial_.push_back({&layer, few, std::move(graphs[serial]), std::move(measured[serial])});
-}
-
-void Calibrator::measure_overlap(const MoeLayer& layer, Backend& backend) {
-  const std::vector<std::int64_t> degrees = overlap_degrees(layer);
-  std::vector<TaskGraph> graphs;
-  for (const std::int64_t degree : degrees) {
-    graphs.push_back(grouped_chunks(layer, group_.size(), degree));
-    graphs.push_back(experts_under_exchanges(layer, group_.size(), degree));
-  }
-  const auto measured = measure(graphs, backend);
-  for (std::size_t i = 0; i < degrees.size(); ++i) {
-    const std::size_t alone = 2 * i, beside = alone + 1;
-    record_overlap(layer, degrees[i], graphs[beside], measured[beside],
-                   alone_times(graphs[alone], measured[alone]));
-  }
-}
-
-// Long chunks, middling and short ones; each graph takes memory.
-std::vector<std::int64_t> Calibrator::overlap_degrees(const MoeLayer& layer) const {
-  std::set<std::int64_t> usable;
-  for (const std::int64_t degree : options_.degrees) {
-    if (degree <= 8 && degree <= layer.slots()) usable.insert(degree);
-  }
-  if (usable.size() > 1) usable.erase(usable.begin());  // one chunk has no other beside it
-  const auto middle = std::next(usable.begin(), static_cast<std::ptrdiff_t>(usable.size() / 2));
-  const std::set<std::int64_t> chosen{*usable.begin(), *middle, *usable.rbegin()};
-  return {chosen.begin(), chosen.end()};
-}
-
 // Without what a time stamp after each adds to them.
 void Calibrator::record_chunks() {
-  const double stamp = cost_of_one(time_stamps_);
-  for (const MeasuredChunks& chunks : grouped_) {
-    std::vector<Times> by_task;
-    for (TaskId id = 0; id < chunks.graph.size(); ++id) {
-      Times times = durations(chunks.measured, id);
-      for (double& time : times) time = std::max(time - stamp, time / 2);
-      by_task.push_back(across(group_, times, Across::Slowest));
+  std::vector<Excess> time_stamps;
+  for (const LayerMeasurements& of_layer : measured_) {
+    if (!of_layer.computations) continue;
+    const auto& [degree, graph, measured] = *of_layer.computations;
+    time_stamps.push_back({static_cast<double>(graph.size()), median(measured.disturbance),
+                           median(measured.makespans)});
+  }
+  const double stamp = cost_of_one(time_stamps);
+  for (std::size_t i = 0; i < layers_.size(); ++i) {
+    computing_.emplace_back();
+    for (const MeasuredChunks& chunks : measured_[i].grouped) {
+      std::vector<Times> by_task;
+      for (TaskId id = 0; id < chunks.graph.size(); ++id) {
+        Times times = chunks.durations(id);
+        for (double& time : times) time = std::max(time - stamp, time / 2);
+        by_task.push_back(across(group_, times, Across::Slowest));
+      }
+      computing_[i][chunks.degree] = record_tasks(layers_[i], chunks, by_task);
+      record_backward(layers_[i], chunks, by_task);
     }
-    computing_[{chunks.layer, chunks.degree}] = record_tasks(chunks, by_task);
-    record_backward(chunks, by_task);
+    for (const auto& overlap : measured_[i].overlaps) record_overlap(layers_[i], overlap);
   }
 }
 
 // All computations together.
-double Calibrator::record_tasks(const MeasuredChunks& chunks, const std::vector<Times>& times) {
+double Calibrator::record_tasks(const MoeLayer& layer, const MeasuredChunks& chunks,
+                                const std::vector<Times>& times) {
   double sum = 0;
   for (TaskId id = 0; id < chunks.graph.size(); ++id) {
     const Task& task = chunks.graph.task(id);
     if (is_exchange(task)) continue;
     CalibrationRow row{
-        fmt::format("{} {}", to_string(kind_of(task.operation)), to_string(task.phase)),
-        chunks.layer->name, group_.size()};
+        fmt::format("{} {}", to_string(kind_of(task.operation)), to_string(task.phase)), layer.name,
+        group_.size()};
     if (const auto* expert = std::get_if<ExpertFfn>(&task.operation)) {
       row.amount = expert_flops(task.operation).count;
       row.unit = "flop";
@@ -265,8 +186,8 @@ double Calibrator::record_tasks(const MeasuredChunks& chunks, const std::vector<
 }
 
 // Both gradients in one task take as long as the two tasks.
-void Calibrator::record_backward(const MeasuredChunks& chunks, const std::vector<Times>& times) {
-  const MoeLayer& layer = *chunks.layer;
+void Calibrator::record_backward(const MoeLayer& layer, const MeasuredChunks& chunks,
+                                 const std::vector<Times>& times) {
   const TaskGraph& graph = chunks.graph;
   std::map<int, TaskId> inputs;
   for (TaskId id = 0; id < graph.size(); ++id) {
@@ -292,8 +213,9 @@ void Calibrator::record_backward(const MeasuredChunks& chunks, const std::vector
   }
 }
 
-void Calibrator::record_overlap(const MoeLayer& layer, std::int64_t degree, const TaskGraph& graph,
-                                const TaskMeasurements& measured, const AloneTimes& alone_times) {
+void Calibrator::record_overlap(const MoeLayer& layer, const LayerMeasurements::Overlap& overlap) {
+  const AloneTimes alone = alone_times(overlap.alone);
+  const auto& [degree, graph, measured] = overlap.beside;
   Times compute, communication;
   Bytes in_flight;
   for (const Task& task : graph.tasks()) {
@@ -307,8 +229,7 @@ void Calibrator::record_overlap(const MoeLayer& layer, std::int64_t degree, cons
       if (!expert && task.phase == Phase::Forward) continue;
       StreamTimes& stream = expert ? experts : exchanges;
       stream.tasks.push_back(iteration[id]);
-      const auto alone = alone_times.find(task.key());
-      if (alone != alone_times.end()) stream.alone += alone->second;
+      stream.alone += alone.at(task.key());
     }
     if (const auto found = slowdown(experts, exchanges)) compute.push_back(*found);
     if (const auto found = slowdown(exchanges, experts)) communication.push_back(*found);
@@ -330,38 +251,43 @@ void Calibrator::record_overlap(const MoeLayer& layer, std::int64_t degree, cons
 
 void Calibrator::record_handoffs() {
   if (!tools_.gives_ahead) return;
-  points_.handoffs = {
-      record_handoff("handoff", serial_, points_.all_to_all.at(group_.size())),
-      record_handoff("handoff, queued", grouped_, points_.all_to_all_queued.at(group_.size()))};
+  const auto exact = [](const std::vector<MeasuredPoint>& points) {
+    return choose_model<Bytes>(fit_points(points), 0, "");
+  };
+  const Fit<Bytes> alone = exact(points_.all_to_all.at(group_.size()));
+  const Fit<Bytes> queued = exact(points_.all_to_all_queued.at(group_.size()));
+  std::vector<Excess> serial, grouped;
+  for (std::size_t i = 0; i < layers_.size(); ++i) {
+    serial.push_back(record_handoff("handoff", i, *measured_[i].serial, alone));
+    for (const MeasuredChunks& chunks : measured_[i].grouped) {
+      grouped.push_back(record_handoff("handoff, queued", i, chunks, queued));
+    }
+  }
+  points_.handoffs = {cost_of_one(serial), cost_of_one(grouped)};
   result_.notes.push_back(fmt::format(
       "an exchange between computations takes {:.1f} us longer than one that nothing waits for, "
       "one behind another {:.1f} us",
       1e6 * points_.handoffs.alone, 1e6 * points_.handoffs.queued));
 }
 
-// What each exchange of the graphs takes beyond `exchanges` by themselves, seconds.
-double Calibrator::record_handoff(const char* what, const std::vector<MeasuredChunks>& all,
-                                  const std::vector<MeasuredPoint>& exchanges) {
-  const auto fit = choose_model<Bytes>(fit_points(exchanges), 0, "");
-  std::vector<Excess> measured;
-  for (const MeasuredChunks& chunks : all) {
-    const Times makespans = across(group_, in_seconds(chunks.measured.makespans), Across::Slowest);
-    Excess excess{.whole = summarize(makespans).median};
-    excess.seconds = excess.whole - computing_.at({chunks.layer, chunks.degree});
-    for (const Task& task : chunks.graph.tasks()) {
-      if (!is_exchange(task)) continue;
-      excess.count += 1;
-      excess.seconds -= fit(exchanged_bytes(task.operation)).count();
-    }
-    Times each;
-    for (const double makespan : makespans) {
-      each.push_back((makespan - excess.whole + excess.seconds) / excess.count);
-    }
-    record({what, chunks.layer->name, group_.size(), excess.count, "exchange"}, each);
-    result_.rows.back().outliers = 0;  // of what is left of long makespans, not of times
-    measured.push_back(excess);
+// What the exchanges of a graph take beyond exchanges by themselves.
+Excess Calibrator::record_handoff(const char* what, std::size_t of_layer,
+                                  const MeasuredChunks& chunks, const Fit<Bytes>& exchange) {
+  const Times makespans = across(group_, in_seconds(chunks.measured.makespans), Across::Slowest);
+  Excess excess{.whole = summarize(makespans).median};
+  excess.seconds = excess.whole - computing_[of_layer].at(chunks.degree);
+  for (const Task& task : chunks.graph.tasks()) {
+    if (!is_exchange(task)) continue;
+    excess.count += 1;
+    excess.seconds -= exchange(exchanged_bytes(task.operation)).count();
   }
-  return cost_of_one(measured);
+  Times each;
+  for (const double makespan : makespans) {
+    each.push_back((makespan - excess.whole + excess.seconds) / excess.count);
+  }
+  record({what, layers_[of_layer].name, group_.size(), excess.count, "exchange"}, each);
+  result_.rows.back().outliers = 0;  // of what is left of long makespans, not of times
+  return excess;
 }
 
 void Calibrator::measure_gemms() {
@@ -462,7 +388,10 @@ void Calibrator::note_outliers() {
 }
 
 Calibration Calibrator::run() {
-  for (const MoeLayer& layer : layers_) measure_layer(layer);
+  for (const MoeLayer& layer : layers_) {
+    measured_.push_back(measure_layer(layer, tools_, group_, options_));
+    step();
+  }
   record_chunks();
   measure_gemms();
   measure_activations();

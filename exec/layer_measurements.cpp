@@ -1,0 +1,93 @@
+#include "exec/layer_measurements.hpp"
+
+#include <algorithm>
+#include <cstddef>
+#include <iterator>
+#include <set>
+#include <utility>
+
+#include "exec/calibration_graph.hpp"
+
+namespace pipemoe::exec {
+namespace {
+
+/// Turns that the graphs of a layer take.
+constexpr int kRounds = 5;
+
+struct DegreeGraph {
+  std::int64_t degree;
+  TaskGraph graph;
+};
+
+std::vector<MeasuredChunks> measure(std::vector<DegreeGraph> in_turns, Backend& backend,
+                                    ProcessGroup& group, const CalibrateOptions& options) {
+  std::vector<TaskGraph> graphs;
+  for (DegreeGraph& one : in_turns) graphs.push_back(std::move(one.graph));
+  auto measured = measure_tasks(graphs, backend, group,
+                                {.warm_up = options.warm_up,
+                                 .repeats = options.repeats,
+                                 .rounds = std::min(options.repeats, kRounds)});
+  std::vector<MeasuredChunks> all;
+  for (std::size_t i = 0; i < graphs.size(); ++i) {
+    all.push_back({in_turns[i].degree, std::move(graphs[i]), std::move(measured[i])});
+  }
+  return all;
+}
+
+// Long chunks, middling and short ones; each graph takes memory.
+std::vector<std::int64_t> overlap_degrees(const MoeLayer& layer, const CalibrateOptions& options) {
+  std::set<std::int64_t> usable;
+  for (const std::int64_t degree : options.degrees) {
+    if (degree <= 8 && degree <= layer.slots()) usable.insert(degree);
+  }
+  if (usable.size() > 1) usable.erase(usable.begin());  // one chunk has no other beside it
+  const auto middle = std::next(usable.begin(), static_cast<std::ptrdiff_t>(usable.size() / 2));
+  const std::set<std::int64_t> chosen{*usable.begin(), *middle, *usable.rbegin()};
+  return {chosen.begin(), chosen.end()};
+}
+
+}  // namespace
+
+std::vector<double> MeasuredChunks::durations(TaskId id) const {
+  std::vector<double> times;
+  for (const auto& iteration : measured.iterations) {
+    times.push_back(iteration[id].duration().count());
+  }
+  return times;
+}
+
+LayerMeasurements measure_layer(const MoeLayer& layer, const CalibrationTools& tools,
+                                ProcessGroup& group, const CalibrateOptions& options) {
+  const auto backend = tools.backend(layer);
+  const int ranks = group.size();
+  const std::vector<std::int64_t> overlapped = overlap_degrees(layer, options);
+  std::vector<DegreeGraph> by_themselves, together;
+  for (const std::int64_t degree : options.degrees) {
+    if (degree > layer.slots()) continue;
+    by_themselves.push_back({degree, grouped_chunks(layer, ranks, degree)});
+  }
+  if (tools.gives_ahead) {
+    const std::int64_t few = overlapped.front();
+    by_themselves.push_back({few, serial_chunks(layer, ranks, few)});
+    by_themselves.push_back({few, computations_only(layer, ranks, few)});
+  }
+  for (const std::int64_t degree : overlapped) {
+    together.push_back({degree, grouped_chunks(layer, ranks, degree)});
+    together.push_back({degree, experts_under_exchanges(layer, ranks, degree)});
+  }
+  LayerMeasurements measurements;
+  measurements.grouped = measure(std::move(by_themselves), *backend, group, options);
+  if (tools.gives_ahead) {
+    for (auto* last : {&measurements.computations, &measurements.serial}) {
+      *last = std::move(measurements.grouped.back());
+      measurements.grouped.pop_back();
+    }
+  }
+  auto pairs = measure(std::move(together), *backend, group, options);
+  for (std::size_t i = 0; i < pairs.size(); i += 2) {
+    measurements.overlaps.push_back({std::move(pairs[i]), std::move(pairs[i + 1])});
+  }
+  return measurements;
+}
+
+}  // namespace pipemoe::exec
