@@ -43,8 +43,6 @@ Times across(ProcessGroup& group, const Times& mine, Across which) {
   return combined;
 }
 
-double median(const std::vector<Seconds>& times) { return summarize(in_seconds(times)).median; }
-
 bool is_exchange(const Task& task) { return std::holds_alternative<AllToAll>(task.operation); }
 
 std::optional<MemoryPass> memory_pass_of(const Task& task) {
@@ -139,8 +137,8 @@ void Calibrator::record_chunks() {
   for (const LayerMeasurements& of_layer : measured_) {
     if (!of_layer.computations) continue;
     const auto& [degree, graph, measured] = *of_layer.computations;
-    time_stamps.push_back({static_cast<double>(graph.size()), median(measured.disturbance),
-                           median(measured.makespans)});
+    time_stamps.push_back({static_cast<double>(graph.size()), median(measured.disturbance).count(),
+                           median(measured.makespans).count()});
   }
   const double stamp = cost_of_one(time_stamps);
   for (std::size_t i = 0; i < layers_.size(); ++i) {

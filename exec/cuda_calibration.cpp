@@ -101,10 +101,6 @@ constexpr int kQueue = 5;
 constexpr std::chrono::microseconds kBefore{20};
 constexpr Seconds kLeast{1e-6};  // that an exchange takes: timers tick
 
-Seconds median(const std::vector<Seconds>& times) {
-  return Seconds{summarize(in_seconds(times)).median};
-}
-
 ExchangeTimes time_all_to_all(DeviceCommunicator& communicator, ProcessGroup& group, Bytes per_rank,
                               int repeats) {
   const std::int64_t ranks = group.size();

@@ -36,6 +36,10 @@ Summary summarize(const std::vector<double>& values) {
   return summary;
 }
 
+Seconds median(const std::vector<Seconds>& times) {
+  return Seconds{summarize(in_seconds(times)).median};
+}
+
 std::size_t median_index(const std::vector<double>& values) {
   ensure(!values.empty(), "median_index: no values");
   std::vector<std::size_t> order(values.size());

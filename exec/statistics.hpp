@@ -21,6 +21,9 @@ struct Summary {
 /// Requires at least one value.
 Summary summarize(const std::vector<double>& values);
 
+/// Requires at least one time.
+Seconds median(const std::vector<Seconds>& times);
+
 /// Index of the lower median. Requires at least one value.
 std::size_t median_index(const std::vector<double>& values);
 
