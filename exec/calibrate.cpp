@@ -84,8 +84,8 @@ class Calibrator {
 
  private:
   void record_chunks();
-  double record_tasks(const MoeLayer& layer, const MeasuredChunks& chunks,
-                      const std::vector<Times>& times);
+  void record_tasks(const MoeLayer& layer, const MeasuredChunks& chunks,
+                    const std::vector<Times>& times);
   void record_backward(const MoeLayer& layer, const MeasuredChunks& chunks,
                        const std::vector<Times>& times);
   void record_overlap(const MoeLayer& layer, const LayerMeasurements::Overlap& overlap);
@@ -108,8 +108,7 @@ class Calibrator {
 
   Calibration result_;
   CalibrationPoints points_;
-  std::vector<LayerMeasurements> measured_;                ///< of each layer
-  std::vector<std::map<std::int64_t, double>> computing_;  ///< of each layer, seconds by degree
+  std::vector<LayerMeasurements> measured_;  ///< of each layer
   std::size_t done_ = 0;
 };
 
@@ -135,35 +134,32 @@ MeasuredPoint Calibrator::record(CalibrationRow row, const Times& times) {
 void Calibrator::record_chunks() {
   std::vector<Excess> time_stamps;
   for (const LayerMeasurements& of_layer : measured_) {
-    if (!of_layer.computations) continue;
-    const auto& [degree, graph, measured] = *of_layer.computations;
-    time_stamps.push_back({static_cast<double>(graph.size()), median(measured.disturbance).count(),
-                           median(measured.makespans).count()});
+    for (const auto& [degree, graph, measured] : of_layer.computations) {
+      time_stamps.push_back({static_cast<double>(graph.size()),
+                             median(measured.disturbance).count(),
+                             median(measured.makespans).count()});
+    }
   }
   const double stamp = cost_of_one(time_stamps);
   for (std::size_t i = 0; i < layers_.size(); ++i) {
-    computing_.emplace_back();
-    for (const MeasuredChunks& chunks : measured_[i].grouped) {
+    for (const MeasuredChunks& chunks : measured_[i].computations) {
       std::vector<Times> by_task;
       for (TaskId id = 0; id < chunks.graph.size(); ++id) {
         Times times = chunks.durations(id);
         for (double& time : times) time = std::max(time - stamp, time / 2);
         by_task.push_back(across(group_, times, Across::Slowest));
       }
-      computing_[i][chunks.degree] = record_tasks(layers_[i], chunks, by_task);
+      record_tasks(layers_[i], chunks, by_task);
       record_backward(layers_[i], chunks, by_task);
     }
     for (const auto& overlap : measured_[i].overlaps) record_overlap(layers_[i], overlap);
   }
 }
 
-// All computations together.
-double Calibrator::record_tasks(const MoeLayer& layer, const MeasuredChunks& chunks,
-                                const std::vector<Times>& times) {
-  double sum = 0;
+void Calibrator::record_tasks(const MoeLayer& layer, const MeasuredChunks& chunks,
+                              const std::vector<Times>& times) {
   for (TaskId id = 0; id < chunks.graph.size(); ++id) {
     const Task& task = chunks.graph.task(id);
-    if (is_exchange(task)) continue;
     CalibrationRow row{
         fmt::format("{} {}", to_string(kind_of(task.operation)), to_string(task.phase)), layer.name,
         group_.size()};
@@ -178,9 +174,7 @@ double Calibrator::record_tasks(const MoeLayer& layer, const MeasuredChunks& chu
       row.unit = "byte";
       points_.passes[memory_pass_of(task).value()].push_back(record(row, times[id]));
     }
-    sum += summarize(times[id]).median;
   }
-  return sum;
 }
 
 // Both gradients in one task take as long as the two tasks.
@@ -257,8 +251,8 @@ void Calibrator::record_handoffs() {
   std::vector<Excess> serial, grouped;
   for (std::size_t i = 0; i < layers_.size(); ++i) {
     serial.push_back(record_handoff("handoff", i, *measured_[i].serial, alone));
-    for (const MeasuredChunks& chunks : measured_[i].grouped) {
-      grouped.push_back(record_handoff("handoff, queued", i, chunks, queued));
+    for (const LayerMeasurements::Overlap& overlap : measured_[i].overlaps) {
+      grouped.push_back(record_handoff("handoff, queued", i, overlap.alone, queued));
     }
   }
   points_.handoffs = {cost_of_one(serial), cost_of_one(grouped)};
@@ -271,18 +265,20 @@ void Calibrator::record_handoffs() {
 // What the exchanges of a graph take beyond exchanges by themselves.
 Excess Calibrator::record_handoff(const char* what, std::size_t of_layer,
                                   const MeasuredChunks& chunks, const Fit<Bytes>& exchange) {
-  const Times makespans = across(group_, in_seconds(chunks.measured.makespans), Across::Slowest);
-  Excess excess{.whole = summarize(makespans).median};
-  excess.seconds = excess.whole - computing_[of_layer].at(chunks.degree);
+  const auto makespans = [&](const MeasuredChunks& of) {
+    return across(group_, in_seconds(of.measured.makespans), Across::Slowest);
+  };
+  const Times whole = makespans(chunks);
+  Excess excess{.whole = summarize(whole).median};
+  double others = summarize(makespans(measured_[of_layer].computations_in(chunks.degree))).median;
   for (const Task& task : chunks.graph.tasks()) {
     if (!is_exchange(task)) continue;
     excess.count += 1;
-    excess.seconds -= exchange(exchanged_bytes(task.operation)).count();
+    others += exchange(exchanged_bytes(task.operation)).count();
   }
+  excess.seconds = excess.whole - others;
   Times each;
-  for (const double makespan : makespans) {
-    each.push_back((makespan - excess.whole + excess.seconds) / excess.count);
-  }
+  for (const double makespan : whole) each.push_back((makespan - others) / excess.count);
   record({what, layers_[of_layer].name, group_.size(), excess.count, "exchange"}, each);
   result_.rows.back().outliers = 0;  // of what is left of long makespans, not of times
   return excess;

@@ -33,7 +33,7 @@ using Json = nlohmann::ordered_json;
 namespace fs = std::filesystem;
 
 /// Turns that the degrees of a layer take.
-constexpr int kRounds = 5;
+constexpr int kRounds = 10;
 
 struct ValidateOptions {
   std::string file;
@@ -123,7 +123,7 @@ Cluster Run::profile_of(const Regime& regime) {
     options.name = regime.name;
     options.degrees = validation_.degrees;
     options.warm_up = validation_.warm_up;
-    options.repeats = validation_.repeats;
+    options.repeats = validation_.calibration_repeats;
     options.progress = [&](std::size_t done, std::size_t total) {
       if (speaks()) progress.update(done, total);
     };

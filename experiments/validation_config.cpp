@@ -80,6 +80,10 @@ Validation read_validation(const std::filesystem::path& file) {
   validation.degrees = read_degrees(root);
   validation.warm_up = static_cast<int>(root.integer("warm_up", 0, 10000));
   validation.repeats = static_cast<int>(root.integer("repeats", 1, 10000));
+  validation.calibration_repeats =
+      root.has("calibration_repeats")
+          ? static_cast<int>(root.integer("calibration_repeats", 1, 10000))
+          : validation.repeats;
   Shared shared{.layers = read_layers(root)};
   exec::BackendOptions& backend = shared.backend;
   if (root.has("backend")) backend.backend = root.text("backend");

@@ -24,7 +24,8 @@ struct Validation {
   std::string schedule;
   std::vector<std::int64_t> degrees;  ///< of both phases; those above a layer's slots not
   int warm_up = 0;
-  int repeats = 1;
+  int repeats = 1;              ///< of each measured point
+  int calibration_repeats = 1;  ///< of each calibrated one; where not given, as many
   std::vector<Regime> regimes;
   std::string configuration;  ///< the file as JSON
 };

@@ -119,3 +119,12 @@ TEST_CASE("bad validations are refused in one line", "[experiments][validation]"
   refused(std::string(kHead) + kLayer + regime + "typo = 1\n", "typo is an unknown key");
   refused("typo = 1\n" + std::string(kHead) + kLayer + regime, "typo is an unknown key");
 }
+
+TEST_CASE("a calibration has its own number of repeats, or that of the points",
+          "[experiments][validation]") {
+  const std::string rest = std::string(kLayer) + "[[regime]]\nname = 'r'\n";
+  CHECK(read(kHead + rest).calibration_repeats == 1);
+  CHECK(read(std::string(kHead) + "calibration_repeats = 7\n" + rest).calibration_repeats == 7);
+  CHECK_THROWS_WITH(read(std::string(kHead) + "calibration_repeats = 0\n" + rest),
+                    Contains("calibration_repeats"));
+}
