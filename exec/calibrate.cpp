@@ -10,6 +10,7 @@
 #include <set>
 #include <utility>
 
+#include "exec/arrivals.hpp"
 #include "exec/calibrated_profile.hpp"
 #include "exec/layer_measurements.hpp"
 #include "exec/measured_fit.hpp"
@@ -44,6 +45,21 @@ Times across(ProcessGroup& group, const Times& mine, Across which) {
 }
 
 bool is_exchange(const Task& task) { return std::holds_alternative<AllToAll>(task.operation); }
+
+// In a layer's graph.
+bool waits_for_exchange(const Task& task) {
+  switch (task.key().operation) {
+    case OperationKind::Expert:
+    case OperationKind::ExpertInputGradient:
+      return true;
+    case OperationKind::Unpermute:
+      return task.phase == Phase::Forward;
+    case OperationKind::Permute:
+      return task.phase == Phase::Backward;
+    default:
+      return false;
+  }
+}
 
 std::optional<MemoryPass> memory_pass_of(const Task& task) {
   const bool forward = task.phase == Phase::Forward;
@@ -84,14 +100,20 @@ class Calibrator {
 
  private:
   void record_chunks();
-  void record_tasks(const MoeLayer& layer, const MeasuredChunks& chunks,
-                    const std::vector<Times>& times);
+  Times time_stamps() const;
+  MeasuredPoint with_join(const Task& task, MeasuredPoint point) const;
+  double record_tasks(const MoeLayer& layer, const MeasuredChunks& chunks,
+                      const std::vector<Times>& times);
   void record_backward(const MoeLayer& layer, const MeasuredChunks& chunks,
                        const std::vector<Times>& times);
   void record_overlap(const MoeLayer& layer, const LayerMeasurements::Overlap& overlap);
   void record_handoffs();
+  struct ExchangeFits {
+    Fit<Bytes> alone, queued;
+  };
+  enum class Counted { Alone, Queued };
   Excess record_handoff(const char* what, std::size_t of_layer, const MeasuredChunks& chunks,
-                        const Fit<Bytes>& exchange);
+                        const ExchangeFits& fits, Counted counted);
   void measure_gemms();
   void measure_activations();
   void measure_exchanges();
@@ -108,7 +130,8 @@ class Calibrator {
 
   Calibration result_;
   CalibrationPoints points_;
-  std::vector<LayerMeasurements> measured_;  ///< of each layer
+  std::vector<LayerMeasurements> measured_;                ///< of each layer
+  std::vector<std::map<std::int64_t, double>> computing_;  ///< of each layer, seconds by degree
   std::size_t done_ = 0;
 };
 
@@ -130,36 +153,61 @@ MeasuredPoint Calibrator::record(CalibrationRow row, const Times& times) {
   return {row.amount, summary.median};
 }
 
+// What a time stamp adds to a computation of each layer. Of long layers that is lost in how much
+// iterations differ: it is not taken to be more than twice what it is on the whole.
+Times Calibrator::time_stamps() const {
+  std::vector<Excess> all;
+  Times stamps;
+  for (const LayerMeasurements& of_layer : measured_) {
+    stamps.push_back(0);
+    if (!of_layer.computations) continue;
+    const auto& [degree, graph, measured] = *of_layer.computations;
+    all.push_back({static_cast<double>(graph.size()), median(measured.disturbance).count(),
+                   median(measured.makespans).count()});
+    stamps.back() = cost_of_one({all.back()});
+  }
+  const double most = 2 * std::max(0.0, cost_of_one(all));
+  for (double& stamp : stamps) stamp = std::clamp(stamp, 0.0, most);
+  return stamps;
+}
+
 // Without what a time stamp after each adds to them.
 void Calibrator::record_chunks() {
-  std::vector<Excess> time_stamps;
-  for (const LayerMeasurements& of_layer : measured_) {
-    for (const auto& [degree, graph, measured] : of_layer.computations) {
-      time_stamps.push_back({static_cast<double>(graph.size()),
-                             median(measured.disturbance).count(),
-                             median(measured.makespans).count()});
-    }
+  if (tools_.time_join) {
+    const Times joins =
+        across(group_, in_seconds(tools_.time_join(options_.repeats)), Across::Slowest);
+    points_.join =
+        std::max(0.0, record({"join", "", group_.size(), 1, "computation"}, joins).seconds);
   }
-  const double stamp = cost_of_one(time_stamps);
+  const Times stamps = time_stamps();
   for (std::size_t i = 0; i < layers_.size(); ++i) {
-    for (const MeasuredChunks& chunks : measured_[i].computations) {
+    computing_.emplace_back();
+    for (const MeasuredChunks& chunks : measured_[i].grouped) {
       std::vector<Times> by_task;
       for (TaskId id = 0; id < chunks.graph.size(); ++id) {
         Times times = chunks.durations(id);
-        for (double& time : times) time = std::max(time - stamp, time / 2);
+        for (double& time : times) time = std::max(time - stamps[i], time / 2);
         by_task.push_back(across(group_, times, Across::Slowest));
       }
-      record_tasks(layers_[i], chunks, by_task);
+      computing_[i][chunks.degree] = record_tasks(layers_[i], chunks, by_task);
       record_backward(layers_[i], chunks, by_task);
     }
     for (const auto& overlap : measured_[i].overlaps) record_overlap(layers_[i], overlap);
   }
 }
 
-void Calibrator::record_tasks(const MoeLayer& layer, const MeasuredChunks& chunks,
-                              const std::vector<Times>& times) {
+MeasuredPoint Calibrator::with_join(const Task& task, MeasuredPoint point) const {
+  if (waits_for_exchange(task)) point.seconds += points_.join;
+  return point;
+}
+
+// All computations together.
+double Calibrator::record_tasks(const MoeLayer& layer, const MeasuredChunks& chunks,
+                                const std::vector<Times>& times) {
+  double sum = 0;
   for (TaskId id = 0; id < chunks.graph.size(); ++id) {
     const Task& task = chunks.graph.task(id);
+    if (is_exchange(task)) continue;
     CalibrationRow row{
         fmt::format("{} {}", to_string(kind_of(task.operation)), to_string(task.phase)), layer.name,
         group_.size()};
@@ -168,13 +216,16 @@ void Calibrator::record_tasks(const MoeLayer& layer, const MeasuredChunks& chunk
       row.unit = "flop";
       const ExpertFit key{
           expert->dtype, expert->activation, expert->pass, without_rows(expert->gemms), {}};
-      points_.of(key).push_back(record(row, times[id]));
+      points_.of(key).push_back(with_join(task, record(row, times[id])));
     } else {
       row.amount = traffic_of(task);
       row.unit = "byte";
-      points_.passes[memory_pass_of(task).value()].push_back(record(row, times[id]));
+      points_.passes[memory_pass_of(task).value()].push_back(
+          with_join(task, record(row, times[id])));
     }
+    sum += summarize(times[id]).median;
   }
+  return sum;
 }
 
 // Both gradients in one task take as long as the two tasks.
@@ -201,7 +252,7 @@ void Calibrator::record_backward(const MoeLayer& layer, const MeasuredChunks& ch
                   {}};
     const double flops =
         expert_flops(task.operation).count + expert_flops(graph.task(input).operation).count;
-    points_.of(key).push_back({flops, summarize(both).median});
+    points_.of(key).push_back(with_join(graph.task(input), {flops, summarize(both).median}));
   }
 }
 
@@ -246,39 +297,51 @@ void Calibrator::record_handoffs() {
   const auto exact = [](const std::vector<MeasuredPoint>& points) {
     return choose_model<Bytes>(fit_points(points), 0, "");
   };
-  const Fit<Bytes> alone = exact(points_.all_to_all.at(group_.size()));
-  const Fit<Bytes> queued = exact(points_.all_to_all_queued.at(group_.size()));
-  std::vector<Excess> serial, grouped;
+  const ExchangeFits fits{exact(points_.all_to_all.at(group_.size())),
+                          exact(points_.all_to_all_queued.at(group_.size()))};
+  std::vector<Excess> alone, queued;
   for (std::size_t i = 0; i < layers_.size(); ++i) {
-    serial.push_back(record_handoff("handoff", i, *measured_[i].serial, alone));
-    for (const LayerMeasurements::Overlap& overlap : measured_[i].overlaps) {
-      grouped.push_back(record_handoff("handoff, queued", i, overlap.alone, queued));
+    alone.push_back(record_handoff("handoff", i, *measured_[i].serial, fits, Counted::Alone));
+  }
+  points_.handoffs.alone = cost_of_one(alone);
+  for (std::size_t i = 0; i < layers_.size(); ++i) {
+    for (const MeasuredChunks& chunks : measured_[i].grouped) {
+      queued.push_back(record_handoff("handoff, queued", i, chunks, fits, Counted::Queued));
     }
   }
-  points_.handoffs = {cost_of_one(serial), cost_of_one(grouped)};
+  points_.handoffs.queued = cost_of_one(queued);
   result_.notes.push_back(fmt::format(
       "an exchange between computations takes {:.1f} us longer than one that nothing waits for, "
       "one behind another {:.1f} us",
       1e6 * points_.handoffs.alone, 1e6 * points_.handoffs.queued));
 }
 
-// What the exchanges of a graph take beyond exchanges by themselves.
+// What the exchanges of a chain take beyond exchanges by themselves: those behind a computation, or
+// those behind another exchange.
 Excess Calibrator::record_handoff(const char* what, std::size_t of_layer,
-                                  const MeasuredChunks& chunks, const Fit<Bytes>& exchange) {
-  const auto makespans = [&](const MeasuredChunks& of) {
-    return across(group_, in_seconds(of.measured.makespans), Across::Slowest);
-  };
-  const Times whole = makespans(chunks);
-  Excess excess{.whole = summarize(whole).median};
-  double others = summarize(makespans(measured_[of_layer].computations_in(chunks.degree))).median;
-  for (const Task& task : chunks.graph.tasks()) {
+                                  const MeasuredChunks& chunks, const ExchangeFits& fits,
+                                  Counted counted) {
+  const TaskGraph& graph = chunks.graph;
+  const Times makespans = across(group_, in_seconds(chunks.measured.makespans), Across::Slowest);
+  Excess excess{.whole = summarize(makespans).median};
+  excess.seconds = excess.whole - computing_[of_layer].at(chunks.degree);
+  for (const auto& awaited : arrivals(graph)) excess.seconds -= awaited.empty() ? 0 : points_.join;
+  for (const auto& [before, id] : graph.dependencies()) {
+    const Task& task = graph.task(id);
     if (!is_exchange(task)) continue;
-    excess.count += 1;
-    others += exchange(exchanged_bytes(task.operation)).count();
+    const bool queued = is_exchange(graph.task(before));
+    const Bytes bytes = exchanged_bytes(task.operation);
+    excess.seconds -= (queued ? fits.queued(bytes) : fits.alone(bytes)).count();
+    if (queued == (counted == Counted::Queued)) {
+      excess.count += 1;
+    } else if (!queued) {
+      excess.seconds -= points_.handoffs.alone;
+    }
   }
-  excess.seconds = excess.whole - others;
   Times each;
-  for (const double makespan : whole) each.push_back((makespan - others) / excess.count);
+  for (const double makespan : makespans) {
+    each.push_back((makespan - excess.whole + excess.seconds) / excess.count);
+  }
   record({what, layers_[of_layer].name, group_.size(), excess.count, "exchange"}, each);
   result_.rows.back().outliers = 0;  // of what is left of long makespans, not of times
   return excess;

@@ -42,6 +42,9 @@ struct CalibrationTools {
   /// Uniform all-to-alls between the ranks of a group, for each of the sizes, in bytes a rank.
   std::function<std::vector<ExchangeTimes>(ProcessGroup&, const std::vector<Bytes>&, int repeats)>
       time_all_to_alls;
+  /// Repeated times by which a computation takes longer that waits for an exchange and that an
+  /// exchange waits for, though it need not wait; empty where that costs nothing of its own.
+  std::function<std::vector<Seconds>(int repeats)> time_join;
   /// Whether a device is given all tasks of an iteration ahead: time stamps then cost it something,
   /// and its exchanges, timed by themselves, lack what it costs to hand over to a computation.
   bool gives_ahead = false;

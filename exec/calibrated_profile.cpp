@@ -39,7 +39,11 @@ void fill_shape(ProcessGroup& group, Cluster& cluster) {
 
 void fill_fits(const CalibrationPoints& points, Dtype dtype, const CalibrationTools& tools,
                const CalibrateOptions& options, int ranks, Cluster& cluster) {
-  const std::string in_layer = source("in the layer", options, ranks);
+  std::string in_layer = source("in the layer", options, ranks);
+  if (points.join > 0) {
+    in_layer +=
+        fmt::format(", {:.1f} us included where it waits for an exchange", 1e6 * points.join);
+  }
   for (const auto& [pass, of_pass] : points.passes) {
     cluster.passes.emplace(pass,
                            choose_model<Bytes>(fit_points(of_pass), kLineTolerance, in_layer));
@@ -54,12 +58,14 @@ void fill_fits(const CalibrationPoints& points, Dtype dtype, const CalibrationTo
     expert.fit = choose_model<Flops>(fit_points(of_expert), kLineTolerance, in_layer);
   }
   const auto by_ranks = [&](const auto& all, double handoff, std::string what, auto& to) {
-    if (handoff > 0) {
+    if (handoff != 0) {
       what += fmt::format(", {:.1f} us of handoff in a layer included", 1e6 * handoff);
     }
     for (const auto& [group, of_group] : all) {
       std::vector<MeasuredPoint> in_layers = of_group;
-      for (MeasuredPoint& point : in_layers) point.seconds += handoff;
+      for (MeasuredPoint& point : in_layers) {
+        point.seconds = std::max(point.seconds + handoff, point.seconds / 2);
+      }
       to[group] = choose_model<Bytes>(fit_points(in_layers), kLineTolerance,
                                       source(what, options, static_cast<int>(group)));
     }

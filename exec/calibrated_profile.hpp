@@ -23,11 +23,15 @@ struct CalibrationPoints {
   std::vector<MeasuredPoint> gemms;
   std::map<std::int64_t, std::vector<MeasuredPoint>> all_to_all;  ///< by number of ranks
   std::map<std::int64_t, std::vector<MeasuredPoint>> all_to_all_queued;
-  /// Seconds that an exchange in a layer takes longer than these, for another stream waits for it.
+  /// Seconds that an exchange in a layer takes longer than these, for another stream waits for it;
+  /// less where they are below 0, for what waits takes part of it: `join`.
   struct Handoffs {
     double alone = 0, queued = 0;
   };
   Handoffs handoffs;
+  /// Seconds that a computation which waits for an exchange takes longer than measured by itself;
+  /// included in the points of experts and passes.
+  double join = 0;
   std::vector<ContentionRow> contention;
 
   /// Those of one shape's expert pass.

@@ -250,6 +250,7 @@ void CudaBackend::place_dropless_rows(DeviceLayer& layer, cudaStream_t stream) {
 struct CudaBackend::Iteration {
   bool weight_gradient = false;  ///< of any chunk
   bool gate_input_gradient = false;
+  std::map<TaskKey, int> exchanges;  ///< numbers, in the order in which they were given
 
   void begin() { *this = {}; }
 };
@@ -283,6 +284,7 @@ void CudaBackend::give(const Task& task, DeviceLayer& layer, Iteration& iteratio
     case OperationKind::Dispatch:
     case OperationKind::Combine: {
       if (communicator_ == nullptr) return;
+      iteration.exchanges.emplace(task.key(), static_cast<int>(iteration.exchanges.size()));
       const bool to_experts = (task.key().operation == OperationKind::Dispatch) == forward;
       return communicator_->exchange(to_experts ? layer.dispatch(direction, task.chunk)
                                                 : layer.combine_exchange(direction, task.chunk),
@@ -297,6 +299,15 @@ void CudaBackend::give(const Task& task, DeviceLayer& layer, Iteration& iteratio
     case OperationKind::ExpertWeightGradient:
       return weight_gradient();
   }
+}
+
+// Empty where an exchange that is done has brought what it brings.
+std::function<void(const Task&, cudaStream_t)> CudaBackend::await_of(
+    const std::shared_ptr<Iteration>& iteration) {
+  if (communicator_ == nullptr || !communicator_->awaits()) return {};
+  return [this, iteration](const Task& exchange, cudaStream_t stream) {
+    communicator_->await(iteration->exchanges.at(exchange.key()), stream);
+  };
 }
 
 std::unique_ptr<PreparedGraph> CudaBackend::prepare(const TaskGraph& graph) {
@@ -319,10 +330,14 @@ std::unique_ptr<PreparedGraph> CudaBackend::prepare(const TaskGraph& graph) {
         DeviceGraph::Work{[this](cudaStream_t stream) {
                             if (communicator_ != nullptr) communicator_->align(stream);
                           },
-                          [iteration] { iteration->begin(); },
+                          [this, iteration] {
+                            iteration->begin();
+                            if (communicator_ != nullptr) communicator_->begin_iteration();
+                          },
                           [this, layer, iteration](const Task& task, cudaStream_t stream) {
                             give(task, *layer, *iteration, stream, {});
                           },
+                          await_of(iteration),
                           [this] {
                             if (communicator_ != nullptr) communicator_->check_progress();
                           },

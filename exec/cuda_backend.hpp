@@ -1,6 +1,7 @@
 // Runs one pipelined MoE layer on GPUs, one a rank (staged ranks may share one).
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -61,6 +62,8 @@ class CudaBackend final : public LayerBackend {
  private:
   struct Tensors;  // tokens, weights and gradients, shared by all prepared graphs
   struct Iteration;
+  std::function<void(const Task&, cudaStream_t)> await_of(
+      const std::shared_ptr<Iteration>& iteration);
   void give(const Task& task, cuda::DeviceLayer& layer, Iteration& iteration, cudaStream_t stream,
             const std::stop_token& stop);
   void place_dropless_rows(cuda::DeviceLayer& layer, cudaStream_t stream);

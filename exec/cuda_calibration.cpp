@@ -41,6 +41,7 @@ std::vector<Seconds> time_on_stream(ProcessGroup& group, bool capture, int repea
                                     Align align) {
   const cuda::Stream stream;
   cuda::Event begin(cuda::Event::Timing::On), end(cuda::Event::Timing::On);
+  align(stream.get());
   give(stream.get());
   stream.synchronize();
   cuda::Graph graph;
@@ -48,7 +49,10 @@ std::vector<Seconds> time_on_stream(ProcessGroup& group, bool capture, int repea
   std::vector<Seconds> times;
   for (int i = -kWarmUp; i < repeats; ++i) {
     group.barrier();
-    if (capture) graph.launch(stream);
+    if (capture) {
+      align(stream.get());
+      graph.launch(stream);
+    }
     align(stream.get());
     begin.record(stream);
     if (capture) {
@@ -117,7 +121,9 @@ ExchangeTimes time_all_to_all(DeviceCommunicator& communicator, ProcessGroup& gr
         group, asynchronous, repeats,
         [&](cudaStream_t stream) {
           if (asynchronous) cuda::pause(kBefore, stream);
+          communicator.begin_iteration();
           for (int i = 0; i < count; ++i) communicator.exchange(exchange, stream, {});
+          if (communicator.awaits() && count > 0) communicator.await(count - 1, stream);
         },
         [&](cudaStream_t stream) { communicator.align(stream); });
   };
@@ -131,6 +137,56 @@ ExchangeTimes time_all_to_all(DeviceCommunicator& communicator, ProcessGroup& gr
     times.queued.push_back(std::max(all - before - first, first / kQueue) / (kQueue - 1));
   }
   return times;
+}
+
+// A chain of short computations, each of which waits for an exchange that is long done and has one
+// wait for it, against the same computations and exchanges that do not wait for each other.
+std::vector<Seconds> time_join(DeviceCommunicator& communicator, ProcessGroup& group, int repeats) {
+  constexpr int kComputations = 8;
+  constexpr std::chrono::microseconds kComputation{2}, kAllExchanges{1000};
+  constexpr std::size_t kPart = 16384;
+  const auto ranks = static_cast<std::size_t>(group.size());
+  const DeviceBuffer from = filled(ranks * kPart, Element::Bf16, communicator.allocator());
+  const DeviceBuffer to = filled(ranks * kPart, Element::Bf16, communicator.allocator());
+  const std::vector<std::int64_t> parts(ranks, kPart);
+  cuda::DeviceExchange exchange{from.data(), to.data(), parts, parts};
+  if (communicator.keeps_own() && ranks > 1) exchange.kept = group.rank();
+  const cuda::Stream communication(cuda::Stream::Priority::High);
+  cuda::Event fork, join;
+  std::vector<cuda::Event> arrived(kComputations), computed(kComputations);
+  const auto chain = [&](bool waits) {
+    return [&, waits](cudaStream_t stream) {
+      communicator.begin_iteration();
+      fork.record(stream);
+      fork.block(communication);
+      for (int i = 0; i < kComputations; ++i) {
+        communicator.exchange(exchange, communication, {});
+        arrived[static_cast<std::size_t>(i)].record(communication);
+      }
+      cuda::pause(kAllExchanges, stream);
+      for (int i = 0; i < kComputations; ++i) {
+        if (waits) {
+          arrived[static_cast<std::size_t>(i)].block(stream);
+          if (communicator.awaits()) communicator.await(i, stream);
+        }
+        cuda::pause(kComputation, stream);
+        computed[static_cast<std::size_t>(i)].record(stream);
+        if (waits) computed[static_cast<std::size_t>(i)].block(communication);
+        communicator.exchange(exchange, communication, {});
+      }
+      cuda::pause(kAllExchanges, stream);
+      join.record(communication);
+      join.block(stream);
+    };
+  };
+  const auto times = [&](bool waits) {
+    return time_on_stream(group, /*capture=*/true, repeats, chain(waits),
+                          [&](cudaStream_t stream) { communicator.align(stream); });
+  };
+  const Seconds apart = median(times(false));
+  std::vector<Seconds> joins;
+  for (const Seconds all : times(true)) joins.push_back((all - apart) / kComputations);
+  return joins;
 }
 
 Gpu device() {
@@ -165,13 +221,18 @@ CalibrationTools cuda_calibration_tools(const CudaOptions& options, ProcessGroup
     }
     return times;
   };
+  const auto communicator = communicator_for(options.exchanges, group);
+  tools.gives_ahead = communicator->asynchronous();
+  tools.network = communicator->name();
+  if (tools.gives_ahead) {
+    tools.time_join = [options, &group](int repeats) {
+      return time_join(*communicator_for(options.exchanges, group), group, repeats);
+    };
+  }
   tools.device = device();
   const cuda::Device here = cuda::current_device();
   tools.versions = {{"CUDA", fmt::format("{}.{}", here.runtime / 1000, here.runtime % 1000 / 10)},
                     {"cuBLASLt", cuda::Matmuls::version()}};
-  const auto communicator = communicator_for(options.exchanges, group);
-  tools.gives_ahead = communicator->asynchronous();
-  tools.network = communicator->name();
   return tools;
 }
 

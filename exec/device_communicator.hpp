@@ -3,6 +3,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <chrono>
 #include <cstddef>
 #include <memory>
 #include <stop_token>
@@ -13,9 +14,12 @@
 
 namespace pipemoe::exec {
 
+/// Longer than a host takes to give a device the CUDA graph of an iteration.
+inline constexpr std::chrono::microseconds kLaunch{200};
+
 /// Joins all ranks of a group, which call exchange() equally often and in one order. What an
-/// exchange writes must be free on a rank when that rank begins the exchange before, or from
-/// align() on.
+/// exchange writes on a rank must be free there when that rank has done everything without which
+/// this one could not have come to the exchange; at the latest from align() on.
 class DeviceCommunicator {
  public:
   virtual ~DeviceCommunicator() = default;
@@ -28,9 +32,16 @@ class DeviceCommunicator {
   virtual bool keeps_own() const { return false; }
   /// Whether exchange() can do blocks of parts (DeviceExchange::blocks).
   virtual bool takes_blocks() const { return false; }
+  /// Before the first exchange of an iteration is given to a stream or recorded for a CUDA graph.
+  virtual void begin_iteration() {}
   /// Throws DeviceError, and RunError when a rank fails or on `stop`.
   virtual void exchange(const cuda::DeviceExchange& exchange, cudaStream_t stream,
                         std::stop_token stop) = 0;
+  /// Whether an exchange that is done has only sent: then await() is what waits for the others'.
+  virtual bool awaits() const { return false; }
+  /// What the stream is given from now on has what exchange number `number` of the iteration, from
+  /// 0, and those before it brought. Requires that the stream waits for that exchange.
+  virtual void await(int /*number*/, cudaStream_t /*stream*/) {}
   /// Work for the stream that ends on all ranks at about the same time, and not before the host has
   /// had the time to give more: iterations begin after it. Nothing where ranks are aligned anyway.
   virtual void align(cudaStream_t /*stream*/) {}
@@ -55,7 +66,8 @@ std::unique_ptr<DeviceCommunicator> nccl_communicator(ProcessGroup& group);
 /// check_zero_cta does.
 std::unique_ptr<DeviceCommunicator> nccl_zero_cta_communicator(ProcessGroup& group);
 /// Copies of equal parts into the memory of the other GPUs, by copy engines: no multiprocessor is
-/// taken, nothing waits for more than the last part. The ranks of one host, whose GPUs can use each
+/// taken, and what reads the parts of the others waits for them, not what sends. At most 4096
+/// exchanges an iteration (InputError). The ranks of one host, whose GPUs can use each
 /// other's memory (check_peer_access); they may share a GPU. Collective. Throws InputError for
 /// ranks of several hosts.
 std::unique_ptr<DeviceCommunicator> peer_copy_communicator(ProcessGroup& group);

@@ -6,6 +6,7 @@
 #include <thread>
 #include <utility>
 
+#include "exec/arrivals.hpp"
 #include "exec/profiler_range.hpp"
 #include "models/error.hpp"
 
@@ -21,7 +22,11 @@ Clock::duration as_duration(Seconds time) {
 }  // namespace
 
 DeviceGraph::DeviceGraph(const TaskGraph& graph, Work work, const DeviceGraphOptions& options)
-    : graph_(graph), work_(std::move(work)), options_(options), dependencies_(graph.size()) {
+    : graph_(graph),
+      work_(std::move(work)),
+      options_(options),
+      dependencies_(graph.size()),
+      arrivals_(graph.size()) {
   using Priority = cuda::Stream::Priority;
   for (const Stream which : kStreams) {
     if (graph.stream_order(which).empty() && which != kMain) continue;
@@ -32,9 +37,11 @@ DeviceGraph::DeviceGraph(const TaskGraph& graph, Work work, const DeviceGraphOpt
   for (TaskId id = 0; id < graph.size(); ++id) {
     done_.emplace_back();
     done_time_.emplace_back(cuda::Event::Timing::On);
+    ready_time_.emplace_back(cuda::Event::Timing::On);
     names_.push_back(graph.task(id).name());
   }
   for (const auto& [before, after] : graph.dependencies()) dependencies_[after].push_back(before);
+  if (work_.await) arrivals_ = arrivals(graph);
   work_.align(stream(kMain));
   give_all(/*timed=*/false);  // allocates what the first iteration allocates
   wait_for_end();
@@ -56,15 +63,12 @@ void DeviceGraph::give_all(bool timed) {
     for (const TaskId before : dependencies_[id]) {
       if (graph_.task(before).stream != task.stream) done_[before].block(on);
     }
+    if (!arrivals_[id].empty()) await_arrivals(id, timed);
     {
       const ProfilerRange range(names_[id].c_str());
       work_.give(task, on);
     }
-    if (timed) {
-      // Inside a capture an event marks an edge, unless it is external: then it is a time stamp.
-      const unsigned flags = options_.cuda_graph ? cudaEventRecordExternal : cudaEventRecordDefault;
-      cuda::check(cudaEventRecordWithFlags(done_time_[id].get(), on, flags));
-    }
+    if (timed) stamp(done_time_[id], on);
     done_[id].record(on);
   }
   std::size_t next = 0;
@@ -73,6 +77,18 @@ void DeviceGraph::give_all(bool timed) {
     join_[next].record(other.get());
     join_[next++].block(stream(kMain));
   }
+}
+
+void DeviceGraph::await_arrivals(TaskId id, bool timed) {
+  const cudaStream_t on = stream(graph_.task(id).stream);
+  for (const TaskId exchange : arrivals_[id]) work_.await(graph_.task(exchange), on);
+  if (timed) stamp(ready_time_[id], on);
+}
+
+// Inside a capture an event marks an edge, unless it is external: then it is a time stamp.
+void DeviceGraph::stamp(const cuda::Event& event, cudaStream_t on) const {
+  const unsigned flags = options_.cuda_graph ? cudaEventRecordExternal : cudaEventRecordDefault;
+  cuda::check(cudaEventRecordWithFlags(event.get(), on, flags));
 }
 
 cuda::Graph DeviceGraph::capture(bool timed) {
@@ -133,10 +149,14 @@ Seconds DeviceGraph::run(Clock::time_point start) {
 void DeviceGraph::iterate(Clock::time_point start, std::span<Interval> intervals) {
   std::this_thread::sleep_until(start);
   launch(/*timed=*/true);
+  const auto time_of = [&](const cuda::Event& event) {
+    return start + as_duration(cuda::elapsed(begin_, event));
+  };
   for (const Stream which : kStreams) {
     Clock::time_point stream_free = start;
     for (const TaskId id : graph_.stream_order(which)) {
-      intervals[id] = {stream_free, start + as_duration(cuda::elapsed(begin_, done_time_[id]))};
+      const bool awaits = !arrivals_[id].empty();
+      intervals[id] = {awaits ? time_of(ready_time_[id]) : stream_free, time_of(done_time_[id])};
       stream_free = intervals[id].end;
     }
   }

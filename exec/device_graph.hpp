@@ -26,6 +26,8 @@ class DeviceGraph final : public PreparedGraph {
  public:
   /// `give` hands one task to a stream without waiting for the device. It is called for each task
   /// of an iteration, in an order that respects every precedence; `begin` before the first one.
+  /// `await`, where there is one, gives a stream what it waits for an exchange's arrival with: one
+  /// that is done has then only sent.
   /// `align`, once before each iteration, gives what the ranks wait for each other with.
   /// `check` throws when work that was given has failed; `give_up` ends what may never end by
   /// itself, after `check` has thrown or the deadline has passed. The graph must outlive this.
@@ -34,6 +36,7 @@ class DeviceGraph final : public PreparedGraph {
     std::function<void(cudaStream_t)> align;
     std::function<void()> begin;
     std::function<void(const Task&, cudaStream_t)> give;
+    std::function<void(const Task& exchange, cudaStream_t)> await;
     std::function<void()> check;
     std::function<void()> give_up;
   };
@@ -46,6 +49,8 @@ class DeviceGraph final : public PreparedGraph {
 
  private:
   void give_all(bool timed);
+  void await_arrivals(TaskId id, bool timed);
+  void stamp(const cuda::Event& event, cudaStream_t on) const;
   cuda::Graph capture(bool timed);
   void launch(bool timed);
   void wait_for_end();
@@ -57,9 +62,11 @@ class DeviceGraph final : public PreparedGraph {
   Work work_;
   DeviceGraphOptions options_;
   std::map<Stream, cuda::Stream> streams_;
-  std::vector<cuda::Event> done_;       // of each task, what other streams wait for
-  std::vector<cuda::Event> done_time_;  // of each task, when
+  std::vector<cuda::Event> done_;        // of each task, what other streams wait for
+  std::vector<cuda::Event> done_time_;   // of each task, when
+  std::vector<cuda::Event> ready_time_;  // of each task that awaits arrivals, when all are there
   std::vector<std::vector<TaskId>> dependencies_;
+  std::vector<std::vector<TaskId>> arrivals_;
   std::vector<std::string> names_;
   cuda::Event fork_;
   std::vector<cuda::Event> join_;  // of each stream but the compute stream

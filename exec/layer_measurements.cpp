@@ -7,7 +7,6 @@
 #include <utility>
 
 #include "exec/calibration_graph.hpp"
-#include "models/error.hpp"
 
 namespace pipemoe::exec {
 namespace {
@@ -57,13 +56,6 @@ std::vector<double> MeasuredChunks::durations(TaskId id) const {
   return times;
 }
 
-const MeasuredChunks& LayerMeasurements::computations_in(std::int64_t degree) const {
-  const auto found = std::find_if(computations.begin(), computations.end(),
-                                  [&](const auto& chunks) { return chunks.degree == degree; });
-  ensure(found != computations.end(), "calibration: no computations of a degree");
-  return *found;
-}
-
 LayerMeasurements measure_layer(const MoeLayer& layer, const CalibrationTools& tools,
                                 ProcessGroup& group, const CalibrateOptions& options) {
   const auto backend = tools.backend(layer);
@@ -72,21 +64,24 @@ LayerMeasurements measure_layer(const MoeLayer& layer, const CalibrationTools& t
   std::vector<DegreeGraph> by_themselves, together;
   for (const std::int64_t degree : options.degrees) {
     if (degree > layer.slots()) continue;
-    by_themselves.push_back({degree, computations_only(layer, ranks, degree)});
+    by_themselves.push_back({degree, grouped_chunks(layer, ranks, degree)});
   }
   if (tools.gives_ahead) {
     const std::int64_t few = overlapped.front();
     by_themselves.push_back({few, serial_chunks(layer, ranks, few)});
+    by_themselves.push_back({few, computations_only(layer, ranks, few)});
   }
   for (const std::int64_t degree : overlapped) {
     together.push_back({degree, grouped_chunks(layer, ranks, degree)});
     together.push_back({degree, experts_under_exchanges(layer, ranks, degree)});
   }
   LayerMeasurements measurements;
-  measurements.computations = measure(std::move(by_themselves), *backend, group, options);
+  measurements.grouped = measure(std::move(by_themselves), *backend, group, options);
   if (tools.gives_ahead) {
-    measurements.serial = std::move(measurements.computations.back());
-    measurements.computations.pop_back();
+    for (auto* last : {&measurements.computations, &measurements.serial}) {
+      *last = std::move(measurements.grouped.back());
+      measurements.grouped.pop_back();
+    }
   }
   auto pairs = measure(std::move(together), *backend, group, options);
   for (std::size_t i = 0; i < pairs.size(); i += 2) {

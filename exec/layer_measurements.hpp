@@ -22,15 +22,15 @@ struct MeasuredChunks {
 };
 
 struct LayerMeasurements {
-  std::vector<MeasuredChunks> computations;  ///< computations_only of every degree it allows
-  std::optional<MeasuredChunks> serial;      ///< serial_chunks of one, where tasks are given ahead
+  std::vector<MeasuredChunks> grouped;  ///< grouped_chunks of every degree that the layer allows
+  /// serial_chunks and computations_only of one degree, where tasks are given ahead. The latter
+  /// computes zeros, for which a GPU takes less time.
+  std::optional<MeasuredChunks> serial, computations;
   struct Overlap {
     MeasuredChunks alone;   ///< grouped_chunks, in turns with
     MeasuredChunks beside;  ///< experts_under_exchanges of the same degree
   };
   std::vector<Overlap> overlaps;
-
-  const MeasuredChunks& computations_in(std::int64_t degree) const;
 };
 
 /// Graphs that are compared with each other take turns: they drift alike. Collective.

@@ -122,7 +122,7 @@ double cost_of_one(const std::vector<Excess>& measured) {
     counts += count * count;
     product += count * one.seconds / one.whole;
   }
-  return counts == 0 ? 0 : std::max(0.0, product / counts);
+  return counts == 0 ? 0 : product / counts;
 }
 
 }  // namespace pipemoe::exec

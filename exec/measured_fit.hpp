@@ -37,8 +37,8 @@ struct Excess {
   double seconds = 0;
   double whole = 0;  ///< seconds
 };
-/// What one of them takes: least squares of what is left of the excess, relative to the whole. Not
-/// below 0; 0 of none. Requires counts and wholes > 0.
+/// What one of them takes: least squares of what is left of the excess, relative to the whole.
+/// 0 of none. Requires counts and wholes > 0.
 double cost_of_one(const std::vector<Excess>& measured);
 
 /// The line when it is within `tolerance` of every point, otherwise the table.

@@ -7,6 +7,7 @@
 
 #include "exec/device_communicator.hpp"
 #include "kernels/cuda.hpp"
+#include "kernels/device_pause.hpp"
 #include "models/error.hpp"
 
 namespace pipemoe::exec {
@@ -78,11 +79,10 @@ class NcclCommunicator : public DeviceCommunicator {
   NcclCommunicator(ProcessGroup& group, ncclConfig_t config)
       : comm_(std::make_shared<Comm>(group, config)) {}
   bool asynchronous() const override { return true; }
-  // The first sum waits for the last rank, the second takes as long as a graph's launch.
   void align(cudaStream_t stream) override {
-    for (int i = 0; i < 2; ++i) {
-      check(ncclAllReduce(word_.data(), word_.data(), 1, ncclFloat, ncclSum, comm(), stream));
-    }
+    meet(stream);
+    cuda::pause(kLaunch, stream);
+    meet(stream);
   }
   void check_progress() override { comm_->check_progress(); }
   void give_up() override { comm_->abort(); }
@@ -92,6 +92,11 @@ class NcclCommunicator : public DeviceCommunicator {
   const std::shared_ptr<Comm>& shared() const { return comm_; }
 
  private:
+  // A sum waits for the last rank.
+  void meet(cudaStream_t stream) {
+    check(ncclAllReduce(word_.data(), word_.data(), 1, ncclFloat, ncclSum, comm(), stream));
+  }
+
   std::shared_ptr<Comm> comm_;
   cuda::DeviceBuffer word_{sizeof(float)};
 };

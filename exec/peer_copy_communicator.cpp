@@ -1,6 +1,8 @@
 // Every GPU copies its parts into the others' memory with its copy engines, and tells them with a
 // flag: no multiprocessor is taken, a rank's rows for itself stay where they are, and an expert's
-// rows come together from all ranks.
+// rows come together from all ranks. Whoever reads the rows waits for the flags.
+#include <fmt/core.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
@@ -14,6 +16,7 @@
 #include "exec/device_communicator.hpp"
 #include "exec/peer_memory.hpp"
 #include "exec/stream_flags.hpp"
+#include "kernels/device_flags.hpp"
 #include "kernels/device_pause.hpp"
 #include "models/error.hpp"
 
@@ -22,9 +25,11 @@ namespace {
 
 using cuda::check;
 
-// Sets of flags that follow each other: a rank may be at its next exchange, but not two ahead of
-// another one, which has then reset the flags of the one before.
-enum FlagSet { kEven, kOdd, kAlignFirst, kAlignAgain, kFlagSets };
+constexpr int kMostExchanges = 4096;  // of an iteration
+
+// Rows of flags, a flag of each rank: of the second and the first meeting of align(), and of each
+// exchange of an iteration.
+enum FlagRow { kMeetAgain, kMeet, kExchanges, kFlagRows = kExchanges + kMostExchanges };
 
 // Equal blocks, each a pitch behind the one before.
 struct Blocks {
@@ -57,8 +62,7 @@ class PeerCopies final : public DeviceCommunicator {
       : rank_(group.rank()),
         ranks_(group.size()),
         memory_(PeerMemory::join(group)),
-        flags_(memory_->allocate(kFlagSets * static_cast<std::size_t>(ranks_) *
-                                 sizeof(std::uint32_t))) {
+        flags_(memory_->allocate(kFlagRows * row_bytes())) {
     check(cudaMemset(flags_.data(), 0, flags_.bytes()));
     check(cudaDeviceSynchronize());
     group.barrier();
@@ -69,8 +73,11 @@ class PeerCopies final : public DeviceCommunicator {
   bool keeps_own() const override { return true; }
   bool takes_blocks() const override { return true; }
 
+  void begin_iteration() override { next_ = 0; }
   void exchange(const cuda::DeviceExchange& exchange, cudaStream_t stream,
                 std::stop_token) override;
+  bool awaits() const override { return ranks_ > 1; }
+  void await(int number, cudaStream_t stream) override;
   void align(cudaStream_t stream) override;
   cuda::DeviceAllocator allocator() override {
     return [memory = memory_](std::size_t bytes) { return memory->allocate(bytes); };
@@ -78,40 +85,44 @@ class PeerCopies final : public DeviceCommunicator {
   void give_up() override;
 
  private:
-  std::uint32_t* flag(FlagSet set, int of_rank) const {
-    return flags_.as<std::uint32_t>() + set * ranks_ + of_rank;
-  }
+  std::size_t row_bytes() const { return static_cast<std::size_t>(ranks_) * sizeof(std::uint32_t); }
+  std::uint32_t* flags(int row) const { return flags_.as<std::uint32_t>() + row * ranks_; }
   template <class Visit>
   void for_each_other(Visit visit) const {  // each rank in another order
     for (int step = 1; step < ranks_; ++step) visit((rank_ + step) % ranks_);
   }
-  void meet(FlagSet set, cudaStream_t stream) const;
-  void release_waiting(const cuda::Stream& stream) const;
+  void tell(int row, cudaStream_t stream) const;
+  void meet(FlagRow row, int rows_to_reset, cudaStream_t stream) const;
 
   int rank_, ranks_;
   std::shared_ptr<PeerMemory> memory_;
-  cuda::DeviceBuffer flags_;  // [set, rank]: set by that rank, reset by this one
-  bool odd_ = false;
+  cuda::DeviceBuffer flags_;  // [row, rank]: set by that rank, reset by this one
+  int next_ = 0;              // exchange of the iteration
   std::jthread release_;
 };
 
-// Tells all others that the stream is here, and waits for them.
-void PeerCopies::meet(FlagSet set, cudaStream_t stream) const {
-  if (ranks_ == 1) return;
-  StreamFlags flags;
+// Tells all others that the stream is here.
+void PeerCopies::tell(int row, cudaStream_t stream) const {
+  StreamFlags words;
+  const auto* mine = reinterpret_cast<const std::byte*>(flags(row) + rank_);
   for_each_other([&](int other) {
-    const auto* mine = reinterpret_cast<const std::byte*>(flag(set, rank_));
-    flags.write(reinterpret_cast<std::uint32_t*>(memory_->of_rank(other, mine)), 1);
+    words.write(reinterpret_cast<std::uint32_t*>(memory_->of_rank(other, mine)), 1);
   });
-  for_each_other([&](int other) { flags.wait_for(flag(set, other), 1); });
-  for_each_other([&](int other) { flags.write(flag(set, other), 0); });
-  flags.give(stream);
+  words.give(stream);
+}
+
+// Waits for all others to be here too. Rows from that one on can be reset when none is written
+// before this rank is here the next time.
+void PeerCopies::meet(FlagRow row, int rows_to_reset, cudaStream_t stream) const {
+  tell(row, stream);
+  cuda::await_flags(flags(row), ranks_, rank_, stream);
+  check(cudaMemsetAsync(flags(row), 0, static_cast<std::size_t>(rows_to_reset) * row_bytes(),
+                        stream));
 }
 
 void PeerCopies::exchange(const cuda::DeviceExchange& exchange, cudaStream_t stream,
                           std::stop_token) {
   const std::int64_t part = exchange.equal_part();
-  if (part == 0) return;
   const std::int64_t block = part / exchange.blocks;
   const auto begin = [&](bool by_block, int rank) { return rank * (by_block ? block : part); };
   const auto pitch = [&](bool by_block) { return by_block ? ranks_ * block : block; };
@@ -124,18 +135,30 @@ void PeerCopies::exchange(const cuda::DeviceExchange& exchange, cudaStream_t str
                  .blocks = exchange.blocks},
                 stream);
   };
-  std::byte* mine = exchange.receive + begin(exchange.receives_by_block, rank_);
-  for_each_other([&](int other) { copy(memory_->of_rank(other, mine), other); });
-  if (!exchange.kept) copy(mine, rank_);
-  meet(odd_ ? kOdd : kEven, stream);
-  odd_ = !odd_;
+  if (part > 0) {
+    std::byte* mine = exchange.receive + begin(exchange.receives_by_block, rank_);
+    for_each_other([&](int other) { copy(memory_->of_rank(other, mine), other); });
+    if (!exchange.kept) copy(mine, rank_);
+  }
+  if (ranks_ == 1) return;
+  if (next_ == kMostExchanges) {
+    throw InputError(fmt::format("peer-copy can do {} exchanges an iteration, and there are more",
+                                 kMostExchanges));
+  }
+  tell(kExchanges + next_++, stream);
 }
 
-// The pause is what a launch of an iteration's graph takes.
+void PeerCopies::await(int number, cudaStream_t stream) {
+  cuda::await_flags(flags(kExchanges + number), ranks_, rank_, stream);
+}
+
+// Flags of exchanges are written after the second meeting, which a rank comes to after it has reset
+// them.
 void PeerCopies::align(cudaStream_t stream) {
-  meet(kAlignFirst, stream);
-  cuda::pause(std::chrono::microseconds(40), stream);
-  meet(kAlignAgain, stream);
+  if (ranks_ == 1) return;
+  meet(kMeet, kFlagRows - kMeet, stream);
+  cuda::pause(kLaunch, stream);
+  meet(kMeetAgain, 1, stream);
 }
 
 // Answers for the lost rank until all that was given has ended.
@@ -148,22 +171,14 @@ void PeerCopies::give_up() {
       check(cudaSetDevice(device));
       const cuda::Stream stream;
       while (!stop.stop_requested()) {
-        release_waiting(stream);
+        check(cudaMemsetAsync(flags_.data(), 1, flags_.bytes(), stream));
+        stream.synchronize();
         std::this_thread::sleep_for(std::chrono::microseconds(100));
       }
     } catch (const std::exception& error) {
       std::fprintf(stderr, "pipemoe: giving up exchanges: %s\n", error.what());
     }
   });
-}
-
-void PeerCopies::release_waiting(const cuda::Stream& stream) const {
-  StreamFlags flags;
-  for (int set = kEven; set < kFlagSets; ++set) {
-    for_each_other([&](int other) { flags.write(flag(static_cast<FlagSet>(set), other), 1); });
-  }
-  flags.give(stream);
-  stream.synchronize();
 }
 
 }  // namespace

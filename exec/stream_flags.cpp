@@ -36,15 +36,6 @@ StreamFlags& StreamFlags::write(std::uint32_t* at, std::uint32_t value) {
   return *this;
 }
 
-StreamFlags& StreamFlags::wait_for(const std::uint32_t* at, std::uint32_t value) {
-  operations_.emplace_back().waitValue = {.operation = CU_STREAM_MEM_OP_WAIT_VALUE_32,
-                                          .address = address(at),
-                                          .value = value,
-                                          .flags = CU_STREAM_WAIT_VALUE_EQ,
-                                          .alias = 0};
-  return *this;
-}
-
 void StreamFlags::give(cudaStream_t stream) {
   static const auto give_batch = batch_function();
   const CUresult status = give_batch(stream, static_cast<unsigned>(operations_.size()),

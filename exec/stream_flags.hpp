@@ -1,5 +1,5 @@
-// Words in device memory that streams write and wait for, without a multiprocessor: the driver's
-// stream memory operations, which the CUDA runtime has no name for.
+// Words in device memory that streams write without a multiprocessor: the driver's stream memory
+// operations, which the CUDA runtime has no name for.
 #pragma once
 
 #include <cuda.h>
@@ -15,7 +15,6 @@ class StreamFlags {
  public:
   /// What the stream was given before is visible, on every device, before the value is.
   StreamFlags& write(std::uint32_t* at, std::uint32_t value);
-  StreamFlags& wait_for(const std::uint32_t* at, std::uint32_t value);
   /// At least one operation was gathered. Throws DeviceError.
   void give(cudaStream_t stream);
 

@@ -26,6 +26,7 @@ struct LosableExchange {
               if (task.key().operation != OperationKind::Dispatch) return;
               cuda::check(cudaLaunchHostFunc(stream, wait, this));
             },
+            {},
             [this] {
               if (failed) throw RunError("the exchange failed");
             },

@@ -5,6 +5,7 @@
 #include <stdexcept>
 
 #include "exec/stream_flags.hpp"
+#include "kernels/device_flags.hpp"
 
 using namespace pipemoe;
 using namespace pipemoe::exec;
@@ -27,19 +28,24 @@ TEST_CASE("memory that ranks share is known by address and used again", "[exec][
   CHECK_THROWS_AS(memory->of_rank(0, elsewhere.data()), std::logic_error);
 }
 
-TEST_CASE("a stream waits for the flag that another one writes", "[exec][cuda]") {
-  const cuda::DeviceBuffer flag(sizeof(std::uint32_t));
-  cuda::check(cudaMemset(flag.data(), 0, flag.bytes()));
+TEST_CASE("a stream waits for all flags but one that another stream writes", "[exec][cuda]") {
+  constexpr int kFlags = 40, kMine = 3, kDone = kFlags;
+  const cuda::DeviceBuffer words((kFlags + 1) * sizeof(std::uint32_t));
+  cuda::check(cudaMemset(words.data(), 0, words.bytes()));
   cuda::check(cudaDeviceSynchronize());
   const cuda::Stream first, second;
-  auto* at = flag.as<std::uint32_t>();
-  const auto value = [&] {
+  auto* at = words.as<std::uint32_t>();
+  const auto done = [&] {
     std::uint32_t here = 0;
-    cuda::check(cudaMemcpy(&here, at, sizeof here, cudaMemcpyDeviceToHost));
+    cuda::check(cudaMemcpyAsync(&here, at + kDone, sizeof here, cudaMemcpyDeviceToHost, second));
+    second.synchronize();
     return here;
   };
   const bool captured = GENERATE(false, true);
-  const auto wait = [&] { StreamFlags().wait_for(at, 7).write(at, 8).give(first); };
+  const auto wait = [&] {
+    cuda::await_flags(at, kFlags, kMine, first);
+    StreamFlags().write(at + kDone, 8).give(first);
+  };
   cuda::Graph graph;
   if (captured) {
     graph = cuda::Graph::capture(first, wait);
@@ -47,8 +53,16 @@ TEST_CASE("a stream waits for the flag that another one writes", "[exec][cuda]")
   } else {
     wait();
   }
+  StreamFlags last, others;
+  for (int i = 0; i < kFlags; ++i) {
+    if (i == kMine) continue;
+    (i == kFlags - 1 ? last : others).write(at + i, 7);
+  }
+  others.give(second);
+  second.synchronize();
+  CHECK(done() == 0);
   CHECK(cudaStreamQuery(first) == cudaErrorNotReady);
-  StreamFlags().write(at, 7).give(second);
+  last.give(second);
   first.synchronize();
-  CHECK(value() == 8);
+  CHECK(done() == 8);
 }
