@@ -21,7 +21,8 @@ struct LosableExchange {
   std::atomic<bool> failed = false;
 
   DeviceGraph::Work work() {
-    return {[](cudaStream_t) {}, [] {},
+    return {[](cudaStream_t) {},
+            [] {},
             [this](const Task& task, cudaStream_t stream) {
               if (task.key().operation != OperationKind::Dispatch) return;
               cuda::check(cudaLaunchHostFunc(stream, wait, this));
