@@ -142,7 +142,7 @@ ExchangeTimes time_all_to_all(DeviceCommunicator& communicator, ProcessGroup& gr
 // A chain of short computations, each of which waits for an exchange that is long done and has one
 // wait for it, against the same computations and exchanges that do not wait for each other.
 std::vector<Seconds> time_join(DeviceCommunicator& communicator, ProcessGroup& group, int repeats) {
-  constexpr int kComputations = 8;
+  constexpr std::size_t kComputations = 8;
   constexpr std::chrono::microseconds kComputation{2}, kAllExchanges{1000};
   constexpr std::size_t kPart = 16384;
   const auto ranks = static_cast<std::size_t>(group.size());
@@ -159,19 +159,19 @@ std::vector<Seconds> time_join(DeviceCommunicator& communicator, ProcessGroup& g
       communicator.begin_iteration();
       fork.record(stream);
       fork.block(communication);
-      for (int i = 0; i < kComputations; ++i) {
+      for (std::size_t i = 0; i < kComputations; ++i) {
         communicator.exchange(exchange, communication, {});
-        arrived[static_cast<std::size_t>(i)].record(communication);
+        arrived[i].record(communication);
       }
       cuda::pause(kAllExchanges, stream);
-      for (int i = 0; i < kComputations; ++i) {
+      for (std::size_t i = 0; i < kComputations; ++i) {
         if (waits) {
-          arrived[static_cast<std::size_t>(i)].block(stream);
-          if (communicator.awaits()) communicator.await(i, stream);
+          arrived[i].block(stream);
+          if (communicator.awaits()) communicator.await(static_cast<int>(i), stream);
         }
         cuda::pause(kComputation, stream);
-        computed[static_cast<std::size_t>(i)].record(stream);
-        if (waits) computed[static_cast<std::size_t>(i)].block(communication);
+        computed[i].record(stream);
+        if (waits) computed[i].block(communication);
         communicator.exchange(exchange, communication, {});
       }
       cuda::pause(kAllExchanges, stream);
