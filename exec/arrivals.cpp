@@ -1,8 +1,9 @@
 #include "exec/arrivals.hpp"
 
-#include <algorithm>
 #include <array>
 #include <cstddef>
+
+#include "exec/layer_graph.hpp"
 
 namespace pipemoe::exec {
 namespace {
@@ -10,8 +11,6 @@ namespace {
 constexpr std::size_t kNumStreams = kStreams.size();
 
 std::size_t index(Stream stream) { return static_cast<std::size_t>(stream); }
-
-bool is_exchange(const Task& task) { return std::holds_alternative<AllToAll>(task.operation); }
 
 // Of each task, which of its stream's it is, from 1.
 std::vector<std::size_t> places(const TaskGraph& graph) {

@@ -1,7 +1,6 @@
 #include "exec/calibrate.hpp"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <limits>
@@ -10,8 +9,9 @@
 #include <set>
 #include <utility>
 
-#include "exec/arrivals.hpp"
 #include "exec/calibrated_profile.hpp"
+#include "exec/layer_excess.hpp"
+#include "exec/layer_graph.hpp"
 #include "exec/layer_measurements.hpp"
 #include "exec/measured_fit.hpp"
 #include "exec/overlap_estimate.hpp"
@@ -26,8 +26,7 @@ namespace {
 /// elsewhere may take all of them.
 constexpr int kExchangeRounds = 3;
 
-using Times = std::vector<double>;              // seconds, one a repeat
-using AloneTimes = std::map<TaskKey, Seconds>;  // medians of one graph on this rank
+using Times = std::vector<double>;  // seconds, one a repeat
 
 // Which rank's time counts: of a computation the slowest's, of a collective that of the rank that
 // came last and waited for nobody.
@@ -43,8 +42,6 @@ Times across(ProcessGroup& group, const Times& mine, Across which) {
   }
   return combined;
 }
-
-bool is_exchange(const Task& task) { return std::holds_alternative<AllToAll>(task.operation); }
 
 // In a layer's graph.
 bool waits_for_exchange(const Task& task) {
@@ -81,15 +78,6 @@ double traffic_of(const Task& task) {
   return std::get<Unpermute>(task.operation).traffic.amount();
 }
 
-// Medians of every task on this rank.
-AloneTimes alone_times(const MeasuredChunks& chunks) {
-  AloneTimes alone;
-  for (TaskId id = 0; id < chunks.graph.size(); ++id) {
-    alone[chunks.graph.task(id).key()] = Seconds{summarize(chunks.durations(id)).median};
-  }
-  return alone;
-}
-
 class Calibrator {
  public:
   Calibrator(const std::vector<MoeLayer>& layers, const CalibrationTools& tools,
@@ -100,7 +88,6 @@ class Calibrator {
 
  private:
   void record_chunks();
-  Times time_stamps() const;
   MeasuredPoint with_join(const Task& task, MeasuredPoint point) const;
   double record_tasks(const MoeLayer& layer, const MeasuredChunks& chunks,
                       const std::vector<Times>& times);
@@ -108,12 +95,8 @@ class Calibrator {
                        const std::vector<Times>& times);
   void record_overlap(const MoeLayer& layer, const LayerMeasurements::Overlap& overlap);
   void record_handoffs();
-  struct ExchangeFits {
-    Fit<Bytes> alone, queued;
-  };
-  enum class Counted { Alone, Queued };
-  Excess record_handoff(const char* what, std::size_t of_layer, const MeasuredChunks& chunks,
-                        const ExchangeFits& fits, Counted counted);
+  Excess record_handoff(std::size_t of_layer, const MeasuredChunks& chunks, ChainParts parts,
+                        Exchanges counted);
   void measure_gemms();
   void measure_activations();
   void measure_exchanges();
@@ -153,24 +136,6 @@ MeasuredPoint Calibrator::record(CalibrationRow row, const Times& times) {
   return {row.amount, summary.median};
 }
 
-// What a time stamp adds to a computation of each layer. Of long layers that is lost in how much
-// iterations differ: it is not taken to be more than twice what it is on the whole.
-Times Calibrator::time_stamps() const {
-  std::vector<Excess> all;
-  Times stamps;
-  for (const LayerMeasurements& of_layer : measured_) {
-    stamps.push_back(0);
-    if (!of_layer.computations) continue;
-    const auto& [degree, graph, measured] = *of_layer.computations;
-    all.push_back({static_cast<double>(graph.size()), median(measured.disturbance).count(),
-                   median(measured.makespans).count()});
-    stamps.back() = cost_of_one({all.back()});
-  }
-  const double most = 2 * std::max(0.0, cost_of_one(all));
-  for (double& stamp : stamps) stamp = std::clamp(stamp, 0.0, most);
-  return stamps;
-}
-
 // Without what a time stamp after each adds to them.
 void Calibrator::record_chunks() {
   if (tools_.time_join) {
@@ -179,7 +144,7 @@ void Calibrator::record_chunks() {
     points_.join =
         std::max(0.0, record({"join", "", group_.size(), 1, "computation"}, joins).seconds);
   }
-  const Times stamps = time_stamps();
+  const Times stamps = time_stamps(measured_);
   for (std::size_t i = 0; i < layers_.size(); ++i) {
     computing_.emplace_back();
     for (const MeasuredChunks& chunks : measured_[i].grouped) {
@@ -257,38 +222,19 @@ void Calibrator::record_backward(const MoeLayer& layer, const MeasuredChunks& ch
 }
 
 void Calibrator::record_overlap(const MoeLayer& layer, const LayerMeasurements::Overlap& overlap) {
-  const AloneTimes alone = alone_times(overlap.alone);
-  const auto& [degree, graph, measured] = overlap.beside;
-  Times compute, communication;
-  Bytes in_flight;
-  for (const Task& task : graph.tasks()) {
-    in_flight = std::max(in_flight, exchanged_bytes(task.operation));
-  }
-  for (const auto& iteration : measured.iterations) {
-    StreamTimes experts, exchanges;
-    for (TaskId id = 0; id < graph.size(); ++id) {
-      const Task& task = graph.task(id);
-      const bool expert = std::holds_alternative<ExpertFfn>(task.operation);
-      if (!expert && task.phase == Phase::Forward) continue;
-      StreamTimes& stream = expert ? experts : exchanges;
-      stream.tasks.push_back(iteration[id]);
-      stream.alone += alone.at(task.key());
-    }
-    if (const auto found = slowdown(experts, exchanges)) compute.push_back(*found);
-    if (const auto found = slowdown(exchanges, experts)) communication.push_back(*found);
-  }
-  const auto medians = [&](const Times& mine) {
+  const Contention mine = contention(overlap);
+  const auto medians = [&](const Times& factors) {
     std::vector<std::optional<double>> of_ranks;
-    for (const Times& of_rank : all_gather(group_, mine)) {
+    for (const Times& of_rank : all_gather(group_, factors)) {
       of_ranks.push_back(of_rank.empty() ? std::nullopt : std::optional(summarize(of_rank).median));
     }
     return of_ranks;
   };
   const ExpertSizes sizes{layer.num_experts / group_.size(), layer.model_dim, layer.hidden_dim};
-  const auto of_compute = medians(compute), of_communication = medians(communication);
+  const auto of_compute = medians(mine.compute), of_communication = medians(mine.communication);
   for (std::size_t rank = 0; rank < of_compute.size(); ++rank) {
-    result_.contention.push_back({layer.name, sizes, degree, static_cast<int>(rank), in_flight,
-                                  of_compute[rank], of_communication[rank]});
+    result_.contention.push_back({layer.name, sizes, overlap.beside.degree, static_cast<int>(rank),
+                                  mine.in_flight, of_compute[rank], of_communication[rank]});
   }
 }
 
@@ -297,52 +243,38 @@ void Calibrator::record_handoffs() {
   const auto exact = [](const std::vector<MeasuredPoint>& points) {
     return choose_model<Bytes>(fit_points(points), 0, "");
   };
-  const ExchangeFits fits{exact(points_.all_to_all.at(group_.size())),
-                          exact(points_.all_to_all_queued.at(group_.size()))};
+  ChainParts parts{.join = points_.join,
+                   .alone = exact(points_.all_to_all.at(group_.size())),
+                   .queued = exact(points_.all_to_all_queued.at(group_.size()))};
   std::vector<Excess> alone, queued;
   for (std::size_t i = 0; i < layers_.size(); ++i) {
-    alone.push_back(record_handoff("handoff", i, *measured_[i].serial, fits, Counted::Alone));
+    alone.push_back(record_handoff(i, *measured_[i].serial, parts, Exchanges::Alone));
   }
-  points_.handoffs.alone = cost_of_one(alone);
+  parts.handoff_alone = cost_of_one(alone);
   for (std::size_t i = 0; i < layers_.size(); ++i) {
     for (const MeasuredChunks& chunks : measured_[i].grouped) {
-      queued.push_back(record_handoff("handoff, queued", i, chunks, fits, Counted::Queued));
+      queued.push_back(record_handoff(i, chunks, parts, Exchanges::Queued));
     }
   }
-  points_.handoffs.queued = cost_of_one(queued);
+  points_.handoffs = {parts.handoff_alone, cost_of_one(queued)};
   result_.notes.push_back(fmt::format(
       "an exchange between computations takes {:.1f} us longer than one that nothing waits for, "
       "one behind another {:.1f} us",
       1e6 * points_.handoffs.alone, 1e6 * points_.handoffs.queued));
 }
 
-// What the exchanges of a chain take beyond exchanges by themselves: those behind a computation, or
-// those behind another exchange.
-Excess Calibrator::record_handoff(const char* what, std::size_t of_layer,
-                                  const MeasuredChunks& chunks, const ExchangeFits& fits,
-                                  Counted counted) {
-  const TaskGraph& graph = chunks.graph;
+Excess Calibrator::record_handoff(std::size_t of_layer, const MeasuredChunks& chunks,
+                                  ChainParts parts, Exchanges counted) {
+  parts.computing = computing_[of_layer].at(chunks.degree);
   const Times makespans = across(group_, in_seconds(chunks.measured.makespans), Across::Slowest);
-  Excess excess{.whole = summarize(makespans).median};
-  excess.seconds = excess.whole - computing_[of_layer].at(chunks.degree);
-  for (const auto& awaited : arrivals(graph)) excess.seconds -= awaited.empty() ? 0 : points_.join;
-  for (const auto& [before, id] : graph.dependencies()) {
-    const Task& task = graph.task(id);
-    if (!is_exchange(task)) continue;
-    const bool queued = is_exchange(graph.task(before));
-    const Bytes bytes = exchanged_bytes(task.operation);
-    excess.seconds -= (queued ? fits.queued(bytes) : fits.alone(bytes)).count();
-    if (queued == (counted == Counted::Queued)) {
-      excess.count += 1;
-    } else if (!queued) {
-      excess.seconds -= points_.handoffs.alone;
-    }
-  }
+  const Excess excess = handoff_excess(chunks.graph, summarize(makespans).median, parts, counted);
   Times each;
   for (const double makespan : makespans) {
     each.push_back((makespan - excess.whole + excess.seconds) / excess.count);
   }
-  record({what, layers_[of_layer].name, group_.size(), excess.count, "exchange"}, each);
+  record({counted == Exchanges::Alone ? "handoff" : "handoff, queued", layers_[of_layer].name,
+          group_.size(), excess.count, "exchange"},
+         each);
   result_.rows.back().outliers = 0;  // of what is left of long makespans, not of times
   return excess;
 }

@@ -14,7 +14,7 @@
 
 namespace pipemoe::exec {
 
-/// Longer than a host takes to give a device the CUDA graph of an iteration.
+/// What a host has to give a device the CUDA graph of an iteration before that begins.
 inline constexpr std::chrono::microseconds kLaunch{200};
 
 /// Joins all ranks of a group, which call exchange() equally often and in one order. What an

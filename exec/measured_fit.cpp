@@ -114,15 +114,4 @@ MeasuredFit fit_points(std::vector<MeasuredPoint> points) {
   return fit;
 }
 
-double cost_of_one(const std::vector<Excess>& measured) {
-  double counts = 0, product = 0;
-  for (const Excess& one : measured) {
-    ensure(one.count > 0 && one.whole > 0, "cost_of_one: nothing that costs");
-    const double count = one.count / one.whole;
-    counts += count * count;
-    product += count * one.seconds / one.whole;
-  }
-  return counts == 0 ? 0 : product / counts;
-}
-
 }  // namespace pipemoe::exec

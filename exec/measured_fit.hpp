@@ -31,16 +31,6 @@ struct MeasuredFit {
 /// origin. Requires at least one point, amounts and times > 0.
 MeasuredFit fit_points(std::vector<MeasuredPoint> points);
 
-/// By how much `count` things of one kind made a whole longer than its other parts are.
-struct Excess {
-  double count = 0;
-  double seconds = 0;
-  double whole = 0;  ///< seconds
-};
-/// What one of them takes: least squares of what is left of the excess, relative to the whole.
-/// 0 of none. Requires counts and wholes > 0.
-double cost_of_one(const std::vector<Excess>& measured);
-
 /// The line when it is within `tolerance` of every point, otherwise the table.
 template <class Work>
 Fit<Work> choose_model(const MeasuredFit& measured, double tolerance, std::string source) {

@@ -1,12 +1,25 @@
 #include "exec/overlap_estimate.hpp"
 
 #include <algorithm>
+#include <map>
 #include <utility>
 #include <vector>
 
 #include "exec/statistics.hpp"
 
 namespace pipemoe::exec {
+namespace {
+
+// Medians of every task.
+std::map<TaskKey, Seconds> alone_times(const MeasuredChunks& chunks) {
+  std::map<TaskKey, Seconds> alone;
+  for (TaskId id = 0; id < chunks.graph.size(); ++id) {
+    alone[chunks.graph.task(id).key()] = Seconds{summarize(chunks.durations(id)).median};
+  }
+  return alone;
+}
+
+}  // namespace
 
 Seconds both_busy(const StreamTimes& a, const StreamTimes& b) {
   Seconds both{};
@@ -26,6 +39,29 @@ std::optional<double> slowdown(const StreamTimes& stream, const StreamTimes& oth
   const Seconds worked_together = stream.alone - (busy - both);
   if (both < busy / 8 || worked_together <= Seconds{}) return std::nullopt;
   return both / worked_together;
+}
+
+Contention contention(const LayerMeasurements::Overlap& overlap) {
+  const std::map<TaskKey, Seconds> alone = alone_times(overlap.alone);
+  const TaskGraph& graph = overlap.beside.graph;
+  Contention found;
+  for (const Task& task : graph.tasks()) {
+    found.in_flight = std::max(found.in_flight, exchanged_bytes(task.operation));
+  }
+  for (const auto& iteration : overlap.beside.measured.iterations) {
+    StreamTimes experts, exchanges;
+    for (TaskId id = 0; id < graph.size(); ++id) {
+      const Task& task = graph.task(id);
+      const bool expert = std::holds_alternative<ExpertFfn>(task.operation);
+      if (!expert && task.phase == Phase::Forward) continue;
+      StreamTimes& stream = expert ? experts : exchanges;
+      stream.tasks.push_back(iteration[id]);
+      stream.alone += alone.at(task.key());
+    }
+    if (const auto factor = slowdown(experts, exchanges)) found.compute.push_back(*factor);
+    if (const auto factor = slowdown(exchanges, experts)) found.communication.push_back(*factor);
+  }
+  return found;
 }
 
 Slowdown slowdown_by_bytes(std::vector<SlowdownPoint> points, std::size_t together) {

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "exec/execute.hpp"
+#include "exec/layer_measurements.hpp"
 #include "models/slowdown.hpp"
 
 namespace pipemoe::exec {
@@ -22,6 +23,13 @@ Seconds both_busy(const StreamTimes& a, const StreamTimes& b);
 /// it did: alone = (busy - both) + both / s. Null where the streams met for less than an eighth of
 /// the stream's time, or where no s says so.
 std::optional<double> slowdown(const StreamTimes& stream, const StreamTimes& other);
+
+/// How much experts and the exchanges beside them slowed each other on this rank.
+struct Contention {
+  Bytes in_flight;                             ///< a rank's, of the largest exchange
+  std::vector<double> compute, communication;  ///< one for each iteration in which they met
+};
+Contention contention(const LayerMeasurements::Overlap& overlap);
 
 struct SlowdownPoint {
   Bytes in_flight;

@@ -260,7 +260,8 @@ const Plan& Matmuls::State::plan(const Matmul& shape) {
 }
 
 // Each once after a warm-up, then the best few again: the least time decides. As a CUDA graph has
-// them: there the memset that some algorithms need costs 5 us more (H200, CUDA 13.0).
+// them: there a memset, which some algorithms need, takes 4 to 8 us with the gaps beside it (H200,
+// CUDA 13.0, kernel traces of layers).
 cublasLtMatmulAlgo_t Matmuls::State::fastest(
     Description& description, const Matmul& shape,
     const std::vector<cublasLtMatmulHeuristicResult_t>& candidates) {

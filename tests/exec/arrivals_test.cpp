@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "exec/calibration_graph.hpp"
+#include "exec/layer_graph.hpp"
 #include "models/schedule.hpp"
 #include "tests/exec/executed_layer.hpp"
 
@@ -60,9 +61,8 @@ TEST_CASE("whatever a computation needs has been awaited on its stream", "[exec]
         last = place[exchange] + 1;
       }
       for (const auto& [before, after] : graph.dependencies()) {
-        if (after != id || !std::holds_alternative<AllToAll>(graph.task(before).operation))
-          continue;
-        if (std::holds_alternative<AllToAll>(graph.task(id).operation)) continue;
+        if (after != id || !is_exchange(graph.task(before))) continue;
+        if (is_exchange(graph.task(id))) continue;
         CHECK(place[before] < arrived[graph.task(before).stream]);
       }
     }
@@ -74,7 +74,7 @@ TEST_CASE("exchanges await nothing", "[exec]") {
   const auto all = arrivals(graph);
   std::size_t count = 0;
   for (TaskId id = 0; id < graph.size(); ++id) {
-    if (std::holds_alternative<AllToAll>(graph.task(id).operation)) CHECK(all[id].empty());
+    if (is_exchange(graph.task(id))) CHECK(all[id].empty());
     count += all[id].size();
   }
   CHECK(count == 1);

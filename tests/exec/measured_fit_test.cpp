@@ -20,11 +20,3 @@ TEST_CASE("points off every line are a table that does not fall", "[exec][calibr
         decltype(fit.table.points){
             {100, Seconds{10}}, {200, Seconds{25}}, {300, Seconds{25}}, {400, Seconds{90}}});
 }
-
-TEST_CASE("what one costs is what explains the excess, long wholes least", "[exec][calibrate]") {
-  CHECK(cost_of_one({}) == 0);
-  CHECK(cost_of_one({{4, 12, 100}, {8, 24, 300}}) == Approx(3));
-  CHECK(cost_of_one({{4, -12, 100}}) == Approx(-3));
-  // 3 by a whole of 1, 5 by one that is 10 times as long: weights 1 and 1/100.
-  CHECK(cost_of_one({{1, 3, 1}, {1, 5, 10}}) == Approx((3 + 5 / 100.0) / (1 + 1 / 100.0)));
-}

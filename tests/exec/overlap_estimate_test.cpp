@@ -2,6 +2,8 @@
 
 #include <catch2/catch.hpp>
 
+#include "exec/calibration_graph.hpp"
+
 using namespace pipemoe;
 using namespace pipemoe::exec;
 
@@ -63,4 +65,46 @@ TEST_CASE("two ranks' points of two sizes are two points", "[exec][overlap]") {
   REQUIRE(found.points().size() == 2);
   CHECK(found.at({1 << 20}) == Approx(1.6));
   CHECK(found.at({1 << 24}) == Approx(1.2));
+}
+
+TEST_CASE("contention is what experts and exchanges beside each other take longer than alone",
+          "[exec][calibrate]") {
+  const MoeLayer layer{
+      .tokens_per_rank = 512, .model_dim = 64, .hidden_dim = 32, .num_experts = 8, .top_k = 2};
+  LayerMeasurements::Overlap overlap{{2, grouped_chunks(layer, 4, 2), {}},
+                                     {2, experts_under_exchanges(layer, 4, 2), {}}};
+  overlap.alone.measured.iterations.emplace_back(overlap.alone.graph.size(),
+                                                 TaskTimes{Seconds{0}, Seconds{1}});
+  // Experts from 10 on, exchanges beside them, or after them when they do not meet.
+  const auto add_iteration = [&](double expert, double exchange, bool meet) {
+    auto& tasks = overlap.beside.measured.iterations.emplace_back();
+    Bytes bytes;
+    for (const Task& task : overlap.beside.graph.tasks()) {
+      const double at = task.chunk;
+      if (std::holds_alternative<ExpertFfn>(task.operation)) {
+        tasks.push_back({Seconds{10 + at * expert}, Seconds{10 + (at + 1) * expert}});
+      } else if (task.phase == Phase::Backward) {
+        const double from = meet ? 10 : 100;
+        tasks.push_back({Seconds{from + at * exchange}, Seconds{from + (at + 1) * exchange}});
+        bytes = exchanged_bytes(task.operation);
+      } else {
+        tasks.push_back({Seconds{0}, Seconds{5}});  // what comes before does not count
+      }
+    }
+    return bytes;
+  };
+  const Bytes bytes = add_iteration(2, 2, true);
+  add_iteration(1, 1, false);
+  const Contention found = contention(overlap);
+  CHECK(found.in_flight == bytes);
+  REQUIRE(found.compute.size() == 1);
+  REQUIRE(found.communication.size() == 1);
+  CHECK(found.compute.front() == Approx(2));
+  CHECK(found.communication.front() == Approx(2));
+  // Experts take 1.5 each, all of it beside exchanges of 2: these are alone for 1 of their 4.
+  add_iteration(1.5, 2, true);
+  const Contention more = contention(overlap);
+  REQUIRE(more.compute.size() == 2);
+  CHECK(more.compute.back() == Approx(1.5));
+  CHECK(more.communication.back() == Approx(3));
 }

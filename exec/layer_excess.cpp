@@ -1,0 +1,58 @@
+#include "exec/layer_excess.hpp"
+
+#include <algorithm>
+
+#include "exec/arrivals.hpp"
+#include "exec/layer_graph.hpp"
+#include "exec/statistics.hpp"
+#include "models/error.hpp"
+
+namespace pipemoe::exec {
+
+double cost_of_one(const std::vector<Excess>& measured) {
+  double counts = 0, product = 0;
+  for (const Excess& one : measured) {
+    ensure(one.count > 0 && one.whole > 0, "cost_of_one: nothing that costs");
+    const double count = one.count / one.whole;
+    counts += count * count;
+    product += count * one.seconds / one.whole;
+  }
+  return counts == 0 ? 0 : product / counts;
+}
+
+std::vector<double> time_stamps(const std::vector<LayerMeasurements>& layers) {
+  std::vector<Excess> all;
+  std::vector<double> stamps;
+  for (const LayerMeasurements& layer : layers) {
+    stamps.push_back(0);
+    if (!layer.computations) continue;
+    const auto& [degree, graph, measured] = *layer.computations;
+    all.push_back({static_cast<double>(graph.size()), median(measured.disturbance).count(),
+                   median(measured.makespans).count()});
+    stamps.back() = cost_of_one({all.back()});
+  }
+  const double most = 2 * std::max(0.0, cost_of_one(all));
+  for (double& stamp : stamps) stamp = std::clamp(stamp, 0.0, most);
+  return stamps;
+}
+
+Excess handoff_excess(const TaskGraph& chain, double makespan, const ChainParts& parts,
+                      Exchanges counted) {
+  Excess excess{.seconds = makespan - parts.computing, .whole = makespan};
+  for (const auto& awaited : arrivals(chain)) excess.seconds -= awaited.empty() ? 0 : parts.join;
+  for (const auto& [before, id] : chain.dependencies()) {
+    const Task& task = chain.task(id);
+    if (!is_exchange(task)) continue;
+    const bool queued = is_exchange(chain.task(before));
+    const Bytes bytes = exchanged_bytes(task.operation);
+    excess.seconds -= (queued ? parts.queued(bytes) : parts.alone(bytes)).count();
+    if (queued == (counted == Exchanges::Queued)) {
+      excess.count += 1;
+    } else if (!queued) {
+      excess.seconds -= parts.handoff_alone;
+    }
+  }
+  return excess;
+}
+
+}  // namespace pipemoe::exec
