@@ -24,7 +24,7 @@ struct MeasuredChunks {
 struct LayerMeasurements {
   std::vector<MeasuredChunks> grouped;  ///< grouped_chunks of every degree that the layer allows
   /// serial_chunks and computations_only of one degree, where tasks are given ahead. The latter
-  /// computes zeros, for which a GPU takes less time.
+  /// computes what its buffers happen to hold: good for time stamps, not for times.
   std::optional<MeasuredChunks> serial, computations;
   struct Overlap {
     MeasuredChunks alone;   ///< grouped_chunks, in turns with
