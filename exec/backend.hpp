@@ -43,6 +43,8 @@ class Backend {
   virtual std::string name() const = 0;
   /// Of libraries, devices and drivers, for the result's provenance.
   virtual std::map<std::string, std::string> versions() const = 0;
+  /// Whether it moves the rows that forward saved where backward's degree is another one.
+  virtual bool regroups() const { return false; }
   /// Throws InputError when it cannot run the graph. Several may be ready, one iterates at a time;
   /// the backend and the graph must outlive it.
   virtual std::unique_ptr<PreparedGraph> prepare(const TaskGraph& graph) = 0;

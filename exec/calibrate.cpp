@@ -93,6 +93,7 @@ class Calibrator {
                       const std::vector<Times>& times);
   void record_backward(const MoeLayer& layer, const MeasuredChunks& chunks,
                        const std::vector<Times>& times);
+  void record_exchanges(const MoeLayer& layer, const MeasuredChunks& chunks, double stamp);
   void record_overlap(const MoeLayer& layer, const LayerMeasurements::Overlap& overlap);
   void record_handoffs();
   Excess record_handoff(std::size_t of_layer, const MeasuredChunks& chunks, ChainParts parts,
@@ -156,6 +157,7 @@ void Calibrator::record_chunks() {
       }
       computing_[i][chunks.degree] = record_tasks(layers_[i], chunks, by_task);
       record_backward(layers_[i], chunks, by_task);
+      if (tools_.gives_ahead) record_exchanges(layers_[i], chunks, stamps[i]);
     }
     for (const auto& overlap : measured_[i].overlaps) record_overlap(layers_[i], overlap);
   }
@@ -219,6 +221,24 @@ void Calibrator::record_backward(const MoeLayer& layer, const MeasuredChunks& ch
         expert_flops(task.operation).count + expert_flops(graph.task(input).operation).count;
     points_.of(key).push_back(with_join(graph.task(input), {flops, summarize(both).median}));
   }
+}
+
+// One behind another, between the layer's own buffers: each iteration's mean.
+void Calibrator::record_exchanges(const MoeLayer& layer, const MeasuredChunks& chunks,
+                                  double stamp) {
+  double count = 0, bytes = 0;
+  Times each(chunks.measured.iterations.size(), 0);
+  for (const auto& [before, id] : chunks.graph.dependencies()) {
+    const Task& task = chunks.graph.task(id);
+    if (!is_exchange(task) || !is_exchange(chunks.graph.task(before))) continue;
+    const Times times = chunks.durations(id);
+    for (std::size_t i = 0; i < each.size(); ++i) each[i] += std::max(times[i] - stamp, times[i] / 2);
+    bytes += exchanged_bytes(task.operation).amount();
+    count += 1;
+  }
+  for (double& mean : each) mean /= count;
+  record({"all_to_all, in the layer", layer.name, group_.size(), bytes / count, "byte"},
+         across(group_, each, Across::Last));
 }
 
 void Calibrator::record_overlap(const MoeLayer& layer, const LayerMeasurements::Overlap& overlap) {
@@ -388,6 +408,9 @@ Calibration Calibrator::run() {
   record_handoffs();
   points_.contention = result_.contention;
   result_.cluster = calibrated_profile(points_, layers_.front().dtype, tools_, group_, options_);
+  result_.cluster.equal_degrees =
+      std::any_of(measured_.begin(), measured_.end(),
+                  [](const LayerMeasurements& layer) { return layer.regroups; });
   if (!result_.cluster.overlap) {
     result_.notes.push_back(
         "compute and communication never met long enough to see one slow the other");

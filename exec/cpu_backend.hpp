@@ -31,6 +31,7 @@ class CpuBackend final : public LayerBackend {
   std::string name() const override;
   std::map<std::string, std::string> versions() const override;
   /// Collective. Throws what check() throws.
+  bool regroups() const override { return true; }
   std::unique_ptr<PreparedGraph> prepare(const TaskGraph& graph) override;
 
   LayerResults results() const override { return prepared_last_->results(); }

@@ -235,6 +235,20 @@ std::map<std::string, std::string> CudaBackend::versions() const {
           {"exchanges", communicator_ == nullptr ? "elided" : communicator_->name()}};
 }
 
+// Of a layer with a capacity on several ranks.
+bool CudaBackend::exchanges_by_expert() const {
+  const std::int64_t experts = layer_.num_experts / group_.size();
+  return experts <= communicator_->most_blocks() && (experts == 1 || !options_.packs);
+}
+
+// Packed rows are moved to where both degrees want them.
+bool CudaBackend::regroups() const {
+  if (communicator_ == nullptr) return false;
+  if (!layer_.capacity_factor || group_.size() == 1) return true;
+  const bool packed = layer_.num_experts > group_.size() && options_.packs.value_or(false);
+  return !packed && !exchanges_by_expert();
+}
+
 void CudaBackend::place_dropless_rows(DeviceLayer& layer, cudaStream_t stream) {
   const std::vector<std::int64_t> sent = layer.read_counts(stream);
   const std::int64_t ranks = group_.size(), local = layer_.num_experts / ranks;
@@ -316,7 +330,7 @@ std::unique_ptr<PreparedGraph> CudaBackend::prepare(const TaskGraph& graph) {
   cuda::DeviceLayerShape shape = shape_of(layer_, options_, group_.size(), degrees_of(graph));
   if (communicator_ != nullptr && layer_.capacity_factor && group_.size() > 1) {
     if (communicator_->keeps_own()) shape.keeps_own = group_.rank();
-    shape.exchanges_by_expert = communicator_->takes_blocks() && !options_.packs;
+    shape.exchanges_by_expert = exchanges_by_expert();
   }
   const auto layer = std::make_shared<DeviceLayer>(
       shape, tensors_->weights(), tensors_->gradients(), tensors_->tokens(),

@@ -48,6 +48,7 @@ class CudaBackend final : public LayerBackend {
 
   std::string name() const override;
   std::map<std::string, std::string> versions() const override;
+  bool regroups() const override;
   /// Collective. Throws InputError for graphs that the CPU backend refuses too.
   std::unique_ptr<PreparedGraph> prepare(const TaskGraph& graph) override;
 
@@ -62,6 +63,7 @@ class CudaBackend final : public LayerBackend {
  private:
   struct Tensors;  // tokens, weights and gradients, shared by all prepared graphs
   struct Iteration;
+  bool exchanges_by_expert() const;
   std::function<void(const Task&, cudaStream_t)> await_of(
       const std::shared_ptr<Iteration>& iteration);
   void give(const Task& task, cuda::DeviceLayer& layer, Iteration& iteration, cudaStream_t stream,

@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <stop_token>
 #include <string>
@@ -30,8 +31,8 @@ class DeviceCommunicator {
   virtual bool asynchronous() const = 0;
   /// Whether exchange() can do without a rank's rows for itself (DeviceExchange::kept).
   virtual bool keeps_own() const { return false; }
-  /// Whether exchange() can do blocks of parts (DeviceExchange::blocks).
-  virtual bool takes_blocks() const { return false; }
+  /// The largest ExchangeBlocks::count that exchange() can do, in any number of pieces.
+  virtual std::int64_t most_blocks() const { return 0; }
   /// Before the first exchange of an iteration is given to a stream or recorded for a CUDA graph.
   virtual void begin_iteration() {}
   /// Throws DeviceError, and RunError when a rank fails or on `stop`.

@@ -75,7 +75,7 @@ LayerMeasurements measure_layer(const MoeLayer& layer, const CalibrationTools& t
     together.push_back({degree, grouped_chunks(layer, ranks, degree)});
     together.push_back({degree, experts_under_exchanges(layer, ranks, degree)});
   }
-  LayerMeasurements measurements;
+  LayerMeasurements measurements{.regroups = backend->regroups()};
   measurements.grouped = measure(std::move(by_themselves), *backend, group, options);
   if (tools.gives_ahead) {
     for (auto* last : {&measurements.computations, &measurements.serial}) {

@@ -104,34 +104,60 @@ class NcclCommunicator : public DeviceCommunicator {
 class GroupedSendReceive final : public NcclCommunicator {
  public:
   explicit GroupedSendReceive(ProcessGroup& group)
-      : NcclCommunicator(group, NCCL_CONFIG_INITIALIZER) {}
+      : NcclCommunicator(group, NCCL_CONFIG_INITIALIZER), rank_(group.rank()) {}
 
   std::string name() const override {
     return fmt::format("NCCL {}, grouped send and receive", dotted(loaded_version()));
   }
   bool keeps_own() const override { return true; }
+  std::int64_t most_blocks() const override { return 1; }
 
   void exchange(const cuda::DeviceExchange& exchange, cudaStream_t stream,
                 std::stop_token) override {
-    std::int64_t sent = 0, received = 0;
     check(ncclGroupStart());
+    if (exchange.blocks) {
+      exchange_pieces(exchange, stream);
+    } else {
+      exchange_parts(exchange, stream);
+    }
+    check(ncclGroupEnd());
+  }
+
+ private:
+  void exchange_parts(const cuda::DeviceExchange& exchange, cudaStream_t stream) {
+    std::int64_t sent = 0, received = 0;
     for (std::size_t rank = 0; rank < exchange.send_bytes.size(); ++rank) {
-      const auto peer = static_cast<int>(rank);
       const std::int64_t out = exchange.send_bytes[rank], in = exchange.receive_bytes[rank];
-      const bool kept = static_cast<std::int64_t>(rank) == exchange.kept;
-      if (out > 0 && !kept) {
-        check(ncclSend(exchange.send + sent, static_cast<std::size_t>(out), ncclInt8, peer, comm(),
-                       stream));
-      }
-      if (in > 0 && !kept) {
-        check(ncclRecv(exchange.receive + received, static_cast<std::size_t>(in), ncclInt8, peer,
-                       comm(), stream));
+      if (static_cast<std::int64_t>(rank) != exchange.kept) {
+        send(exchange.send + sent, out, static_cast<int>(rank), stream);
+        receive(exchange.receive + received, in, static_cast<int>(rank), stream);
       }
       sent += out;
       received += in;
     }
-    check(ncclGroupEnd());
   }
+  void exchange_pieces(const cuda::DeviceExchange& exchange, cudaStream_t stream) {
+    const auto ranks = static_cast<int>(exchange.send_bytes.size());
+    for (int peer = 0; peer < ranks; ++peer) {
+      if (peer == exchange.kept) continue;
+      for (const cuda::ExchangeCopy& copy : exchange.copies(rank_, peer)) {
+        send(exchange.send + copy.from, copy.bytes, peer, stream);
+      }
+      for (const cuda::ExchangeCopy& copy : exchange.copies(peer, rank_)) {
+        receive(exchange.receive + copy.to, copy.bytes, peer, stream);
+      }
+    }
+  }
+  void send(const std::byte* from, std::int64_t bytes, int peer, cudaStream_t stream) {
+    if (bytes == 0) return;
+    check(ncclSend(from, static_cast<std::size_t>(bytes), ncclInt8, peer, comm(), stream));
+  }
+  void receive(std::byte* to, std::int64_t bytes, int peer, cudaStream_t stream) {
+    if (bytes == 0) return;
+    check(ncclRecv(to, static_cast<std::size_t>(bytes), ncclInt8, peer, comm(), stream));
+  }
+
+  int rank_;
 };
 
 #if NCCL_VERSION_CODE >= 22800

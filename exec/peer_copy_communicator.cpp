@@ -31,27 +31,19 @@ constexpr int kMostExchanges = 4096;  // of an iteration
 // exchange of an iteration.
 enum FlagRow { kMeetAgain, kMeet, kExchanges, kFlagRows = kExchanges + kMostExchanges };
 
-// Equal blocks, each a pitch behind the one before.
-struct Blocks {
-  std::byte* to;
-  std::int64_t to_pitch;
-  const std::byte* from;
-  std::int64_t from_pitch;
-  std::int64_t bytes, blocks;  // bytes of each
-};
-
 // In one copy, unless the pitch is larger than any that a copy may have.
-void copy_blocks(const Blocks& args, cudaStream_t stream) {
+void copy_blocks(const cuda::ExchangeCopy& copy, const std::byte* from, std::byte* to,
+                 cudaStream_t stream) {
   constexpr std::int64_t kMostPitch = std::numeric_limits<std::int32_t>::max();
-  const auto bytes = static_cast<std::size_t>(args.bytes);
-  if (args.blocks > 1 && std::max(args.to_pitch, args.from_pitch) <= kMostPitch) {
-    check(cudaMemcpy2DAsync(args.to, static_cast<std::size_t>(args.to_pitch), args.from,
-                            static_cast<std::size_t>(args.from_pitch), bytes,
-                            static_cast<std::size_t>(args.blocks), cudaMemcpyDefault, stream));
+  const auto bytes = static_cast<std::size_t>(copy.bytes);
+  if (copy.blocks > 1 && std::max(copy.to_pitch, copy.from_pitch) <= kMostPitch) {
+    check(cudaMemcpy2DAsync(to, static_cast<std::size_t>(copy.to_pitch), from,
+                            static_cast<std::size_t>(copy.from_pitch), bytes,
+                            static_cast<std::size_t>(copy.blocks), cudaMemcpyDefault, stream));
     return;
   }
-  for (std::int64_t i = 0; i < args.blocks; ++i) {
-    check(cudaMemcpyAsync(args.to + i * args.to_pitch, args.from + i * args.from_pitch, bytes,
+  for (std::int64_t i = 0; i < copy.blocks; ++i) {
+    check(cudaMemcpyAsync(to + i * copy.to_pitch, from + i * copy.from_pitch, bytes,
                           cudaMemcpyDefault, stream));
   }
 }
@@ -71,7 +63,7 @@ class PeerCopies final : public DeviceCommunicator {
   std::string name() const override { return "copies into the other GPUs' memory, copy engines"; }
   bool asynchronous() const override { return true; }
   bool keeps_own() const override { return true; }
-  bool takes_blocks() const override { return true; }
+  std::int64_t most_blocks() const override { return std::numeric_limits<std::int64_t>::max(); }
 
   void begin_iteration() override { next_ = 0; }
   void exchange(const cuda::DeviceExchange& exchange, cudaStream_t stream,
@@ -122,24 +114,15 @@ void PeerCopies::meet(FlagRow row, int rows_to_reset, cudaStream_t stream) const
 
 void PeerCopies::exchange(const cuda::DeviceExchange& exchange, cudaStream_t stream,
                           std::stop_token) {
-  const std::int64_t part = exchange.equal_part();
-  const std::int64_t block = part / exchange.blocks;
-  const auto begin = [&](bool by_block, int rank) { return rank * (by_block ? block : part); };
-  const auto pitch = [&](bool by_block) { return by_block ? ranks_ * block : block; };
-  const auto copy = [&](std::byte* to, int rank) {
-    copy_blocks({.to = to,
-                 .to_pitch = pitch(exchange.receives_by_block),
-                 .from = exchange.send + begin(exchange.sends_by_block, rank),
-                 .from_pitch = pitch(exchange.sends_by_block),
-                 .bytes = block,
-                 .blocks = exchange.blocks},
-                stream);
+  const auto send = [&](int rank) {
+    for (const cuda::ExchangeCopy& copy : exchange.copies(rank_, rank)) {
+      std::byte* here = exchange.receive + copy.to;
+      copy_blocks(copy, exchange.send + copy.from,
+                  rank == rank_ ? here : memory_->of_rank(rank, here), stream);
+    }
   };
-  if (part > 0) {
-    std::byte* mine = exchange.receive + begin(exchange.receives_by_block, rank_);
-    for_each_other([&](int other) { copy(memory_->of_rank(other, mine), other); });
-    if (!exchange.kept) copy(mine, rank_);
-  }
+  for_each_other(send);
+  if (!exchange.kept) send(rank_);
   if (ranks_ == 1) return;
   if (next_ == kMostExchanges) {
     throw InputError(fmt::format("peer-copy can do {} exchanges an iteration, and there are more",

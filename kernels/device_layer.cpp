@@ -76,16 +76,19 @@ DeviceLayer::State::State(const DeviceLayerShape& of, const DeviceWeights& with,
   padded_experts = bf16 ? divided_up(shape.num_experts, 8) * 8 : shape.num_experts;
   gate_parts = bf16 ? 3 : 1;
   packs = received_order(shape) == ReceivedOrder::Packed;
-  regroups = !shape.direct && shape.forward_degree != shape.backward_degree;
+  two_maps = !shape.direct && shape.forward_degree != shape.backward_degree;
+  regroups = two_maps && !is_expert_major(shape);
   // Support depends on types and strides, not on how many rows there are.
   fusion = choose_fusion(
       shape, {.experts = shape.capacity < 0 ? 1 : shape.local_experts(), .rows = 64, .stride = 64},
       matmuls);
   products = ExpertProducts(shape, fusion);
+  if (shape.capacity >= 0) {
+    placement = place(shape, capacity_rows(shape), capacity_received(shape));
+  }
   allocate_gate();
   if (shape.capacity >= 0) {
     const Stream stream;
-    placement = place(shape, capacity_rows(shape), capacity_received(shape));
     write_blocks();
     allocate_rows();
     upload(stream);
@@ -127,11 +130,10 @@ void DeviceLayer::State::allocate_gate() {
     need("loss", 4);
     need("loss_parts", kAuxiliaryParts * 4);
   }
-  const std::int64_t forward = shape.direct ? 1 : shape.forward_degree;
-  need("forward_blocks", forward * shape.num_experts * 4);
+  need("forward_blocks", map_blocks(shape.forward_degree) * shape.num_experts * 4);
   need("forward_row_of", choices * 4);
-  if (regroups) {
-    need("backward_blocks", shape.backward_degree * shape.num_experts * 4);
+  if (two_maps) {
+    need("backward_blocks", map_blocks(shape.backward_degree) * shape.num_experts * 4);
     need("backward_row_of", choices * 4);
   }
   staged = PinnedBuffer(static_cast<std::size_t>(shape.num_experts * 4));
@@ -143,7 +145,13 @@ void DeviceLayer::State::write_blocks() {
     copy_to_device(at(name), begins.data(), begins.size() * 4);
   };
   write("forward_blocks", placement.forward);
-  if (regroups) write("backward_blocks", placement.backward);
+  if (!two_maps) return;
+  write("backward_blocks", placement.backward);
+  if (!placement.expert_major) return;
+  const std::vector<std::int64_t>& bounds = placement.expert_major->bounds();
+  const std::vector<std::int32_t> narrow(bounds.begin(), bounds.end());
+  need("bounds", static_cast<std::int64_t>(narrow.size()) * 4);
+  copy_to_device(at("bounds"), narrow.data(), narrow.size() * 4);
 }
 
 void DeviceLayer::State::allocate_rows() {
@@ -223,13 +231,20 @@ DeviceRows DeviceLayer::State::rows() const {
   return {shape.routing(), shape.model_dim, shape.element, at<std::int32_t>("counts")};
 }
 
+std::int64_t DeviceLayer::State::map_blocks(std::int64_t degree) const {
+  if (placement.expert_major) return placement.expert_major->segments();
+  return shape.direct ? 1 : degree;
+}
+
 RowMap DeviceLayer::State::map(Direction direction) const {
-  if (direction == Direction::Backward && regroups) {
-    return {shape.backward_degree, at<std::int32_t>("backward_blocks"),
-            at<std::int32_t>("backward_row_of")};
+  const bool segments = two_maps && placement.expert_major;
+  const std::int32_t* bounds = segments ? at<std::int32_t>("bounds") : nullptr;
+  if (direction == Direction::Backward && two_maps) {
+    return {map_blocks(shape.backward_degree), at<std::int32_t>("backward_blocks"),
+            at<std::int32_t>("backward_row_of"), bounds};
   }
-  return {shape.direct ? 1 : shape.forward_degree, at<std::int32_t>("forward_blocks"),
-          at<std::int32_t>("forward_row_of")};
+  return {map_blocks(shape.forward_degree), at<std::int32_t>("forward_blocks"),
+          at<std::int32_t>("forward_row_of"), bounds};
 }
 
 const DeviceChunk& DeviceLayer::State::chunk(Direction direction, std::int64_t index) const {
@@ -271,19 +286,35 @@ void DeviceLayer::place_rows(const std::vector<std::int64_t>& sent, const Receiv
   s.upload(stream);
 }
 
+// Where an exchange of that chunk finds its rows or leaves them.
+std::byte* DeviceLayer::State::experts_side(const char* name, const DeviceChunk& chunk) const {
+  return row(name, shape.exchanges_by_expert ? 0 : chunk.received_begin, shape.model_dim);
+}
+
+ExchangeBlocks DeviceLayer::State::blocks_of(std::int64_t degree, std::int64_t index) const {
+  const ExpertMajor& order = placement.expert_major.value();
+  const std::int64_t row_bytes = shape.model_dim * size_of(shape.element);
+  ExchangeBlocks blocks{.count = shape.local_experts(), .pitch = order.expert_rows() * row_bytes};
+  for (const std::int64_t segment : order.of_chunk(degree, index)) {
+    blocks.pieces.push_back(
+        {order.begin(0, 0, segment) * row_bytes, order.slots(segment) * row_bytes});
+  }
+  return blocks;
+}
+
 DeviceExchange DeviceLayer::dispatch(Direction direction, std::int64_t index) const {
   const State& s = *state_;
   ensure(!s.shape.direct, "dispatch: a direct layer");
   const DeviceChunk& chunk = s.chunk(direction, index);
   const std::int64_t width = s.shape.model_dim, row_bytes = width * size_of(s.shape.element);
   const char* packed = direction == Direction::Forward ? "input" : "output_gradient";
-  DeviceExchange exchange{
-      .send = s.row("sent", chunk.sent_begin, width),
-      .receive = s.row(s.packs ? "received" : packed, chunk.received_begin, width),
-      .kept = s.shape.keeps_own};
+  DeviceExchange exchange{.send = s.row("sent", chunk.sent_begin, width),
+                          .receive = s.experts_side(s.packs ? "received" : packed, chunk),
+                          .kept = s.shape.keeps_own};
   if (s.shape.exchanges_by_expert) {
-    exchange.blocks = s.shape.local_experts();
-    exchange.receives_by_block = true;
+    const std::int64_t degree = direction == Direction::Forward ? s.shape.forward_degree
+                                                                : s.shape.backward_degree;
+    exchange.blocks = s.blocks_of(degree, index);
   }
   for (const std::int64_t rows : chunk.sent_rows) exchange.send_bytes.push_back(rows * row_bytes);
   for (const std::int64_t rows : chunk.received_rows) {
@@ -298,8 +329,8 @@ DeviceExchange DeviceLayer::combine_exchange(Direction direction, std::int64_t i
   const DeviceChunk& chunk = s.chunk(direction, index);
   const std::int64_t width = s.shape.model_dim;
   std::swap(exchange.send_bytes, exchange.receive_bytes);
-  std::swap(exchange.sends_by_block, exchange.receives_by_block);
-  exchange.send = s.row(s.packs ? "returned" : "output", chunk.received_begin, width);
+  if (exchange.blocks) exchange.blocks->to_experts = false;
+  exchange.send = s.experts_side(s.packs ? "returned" : "output", chunk);
   exchange.receive = s.row("back", chunk.sent_begin, width);
   return exchange;
 }
@@ -310,6 +341,29 @@ std::int64_t DeviceExchange::equal_part() const {
     for (const std::int64_t bytes : *parts) ensure(bytes == part, "an all-to-all of unequal parts");
   }
   return part;
+}
+
+std::vector<ExchangeCopy> DeviceExchange::copies(std::int64_t from_rank,
+                                                 std::int64_t to_rank) const {
+  const std::int64_t part = equal_part();
+  if (part == 0) return {};
+  if (!blocks) return {{.from = to_rank * part, .to = from_rank * part, .bytes = part}};
+  const std::int64_t block = part / blocks->count;
+  std::vector<ExchangeCopy> all;
+  std::int64_t before = 0;
+  for (const auto& [begin, bytes] : blocks->pieces) {
+    ExchangeCopy copy{.bytes = bytes, .blocks = blocks->count};
+    if (blocks->to_experts) {
+      copy.from = to_rank * part + before, copy.from_pitch = block;
+      copy.to = begin + from_rank * bytes, copy.to_pitch = blocks->pitch;
+    } else {
+      copy.from = begin + to_rank * bytes, copy.from_pitch = blocks->pitch;
+      copy.to = from_rank * part + before, copy.to_pitch = block;
+    }
+    before += bytes;
+    all.push_back(copy);
+  }
+  return all;
 }
 
 const DeviceLayerShape& DeviceLayer::shape() const { return state_->shape; }
@@ -338,7 +392,8 @@ std::string DeviceLayer::fused() const {
 
 void DeviceLayer::poison(cudaStream_t stream) {
   for (const auto& [name, buffer] : state_->buffers) {
-    const bool constant = name == "moves" || (name.ends_with("_blocks") && shape().capacity >= 0);
+    const bool constant =
+        name == "moves" || name == "bounds" || (name.ends_with("_blocks") && shape().capacity >= 0);
     if (constant || buffer.bytes() == 0) continue;
     check(cudaMemsetAsync(buffer.data(), 0xff, buffer.bytes(), stream));
   }

@@ -47,8 +47,8 @@ struct DeviceLayerShape {
   /// This rank, where rows for its own experts are written and read where these have them, and no
   /// exchange carries them. Needs a capacity and several ranks. Absent: they are exchanged too.
   std::optional<std::int64_t> keeps_own = std::nullopt;
-  /// Exchanges deliver and take rows by expert, as the products read them (DeviceExchange::blocks):
-  /// nothing is moved. Needs a capacity.
+  /// Exchanges deliver and take rows by expert, as the products read them (ExchangeBlocks): nothing
+  /// is moved. Needs a capacity.
   bool exchanges_by_expert = false;
 
   std::int64_t local_experts() const { return num_experts / num_ranks; }
@@ -87,21 +87,46 @@ struct DeviceTokens {
 
 enum class Direction { Forward, Backward };
 
+/// Blocks that lie together on both sides of an exchange, each so many bytes, one a pitch behind the
+/// one before.
+struct ExchangeCopy {
+  std::int64_t from = 0;  ///< bytes from the sender's `send` to the first block
+  std::int64_t from_pitch = 0;
+  std::int64_t to = 0;  ///< bytes from the receiver's `receive`
+  std::int64_t to_pitch = 0;
+  std::int64_t bytes = 0;
+  std::int64_t blocks = 1;
+};
+
+/// How the parts of an exchange lie on the experts' side where these read all ranks' rows together:
+/// a block of each part for each expert, in pieces. On the tokens' side the blocks of a part follow
+/// one another, as the pieces of a block do.
+struct ExchangeBlocks {
+  /// So many bytes of every rank: rank 0's begin at `begin` in the first block, the others' follow.
+  struct Piece {
+    std::int64_t begin = 0;
+    std::int64_t bytes = 0;
+  };
+  std::int64_t count = 1;  ///< of each part
+  std::int64_t pitch = 0;  ///< on the experts' side, from one block to the next
+  std::vector<Piece> pieces;
+  bool to_experts = true;  ///< whether the experts' side receives
+};
+
 /// One all-to-all of one chunk: both sides hold the ranks' parts one after another, or leave room
-/// for one. A part may be of several equal blocks, and one side hold all ranks' first blocks, then
-/// their second ones, and so on.
+/// for one, unless there are blocks.
 struct DeviceExchange {
   const std::byte* send = nullptr;
   std::byte* receive = nullptr;
   std::vector<std::int64_t> send_bytes;             ///< to each rank
   std::vector<std::int64_t> receive_bytes;          ///< from each rank
   std::optional<std::int64_t> kept = std::nullopt;  ///< the rank whose part does not move: this one
-  std::int64_t blocks = 1;                          ///< of each part
-  bool sends_by_block = false;                      ///< [block, rank] instead of [rank, block]
-  bool receives_by_block = false;
+  std::optional<ExchangeBlocks> blocks = std::nullopt;  ///< of equal parts
 
   /// The size of all parts. Throws std::logic_error unless they are equally large.
   std::int64_t equal_part() const;
+  /// What brings one rank's part to another one, of equal parts; none of empty ones.
+  std::vector<ExchangeCopy> copies(std::int64_t from_rank, std::int64_t to_rank) const;
 };
 
 /// One launch as an observer sees it, after it was made.

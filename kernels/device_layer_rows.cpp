@@ -55,15 +55,17 @@ std::vector<Group> packed_groups(const DeviceLayerShape& shape, const ReceivedRo
   return groups;
 }
 
-// All chunks of an expert together, experts one after another.
+std::vector<Group> expert_major_groups(const DeviceLayerShape& shape, const ExpertMajor& order,
+                                       std::int64_t degree, std::int64_t chunk) {
+  return {{.experts = shape.local_experts(),
+           .first_row = order.row_of_slot(rows_before_chunk(shape.capacity, degree, chunk)),
+           .rows = order.row_of_slot(rows_in_chunk(shape.capacity, degree, chunk)),
+           .stride = order.expert_rows()}};
+}
+
+// Of a dropless layer: all chunks of an expert together, experts one after another.
 std::vector<Group> direct_groups(const DeviceLayerShape& shape, const ReceivedRows& all,
                                  std::int64_t degree, std::int64_t chunk) {
-  if (shape.capacity >= 0) {
-    return {{.experts = shape.num_experts,
-             .first_row = rows_before_chunk(shape.capacity, degree, chunk),
-             .rows = rows_in_chunk(shape.capacity, degree, chunk),
-             .stride = shape.capacity}};
-  }
   std::vector<Group> groups;
   for (std::int64_t e = 0; e < shape.num_experts; ++e) {
     const std::int64_t rows = all.expert_rows(e);
@@ -100,15 +102,34 @@ void for_each_block(const ReceivedRows& rows, Visit visit) {
   }
 }
 
+// What packs a chunk's block of one source and expert: dropless within the chunk, otherwise into
+// expert-major order.
+std::vector<RowMove> packing_of(const ReceivedRows& rows, const ExpertMajor* order,
+                                const std::vector<std::int64_t>& segments, std::int64_t begin,
+                                std::int64_t source, std::int64_t expert) {
+  std::int64_t from = begin + rows.received_begin(source, expert);
+  if (order == nullptr) {
+    return {{from, begin + rows.packed_begin(source, expert), rows.block_rows(source, expert)}};
+  }
+  std::vector<RowMove> moves;
+  for (const std::int64_t segment : segments) {
+    moves.push_back({from, order->begin(source, expert, segment), order->slots(segment)});
+    from += order->slots(segment);
+  }
+  return moves;
+}
+
 // `kept`: the source whose rows are where they are read.
-void add_packing(const ReceivedRows& rows, std::optional<std::int64_t> kept, DeviceChunk& chunk,
-                 std::vector<RowMove>& all) {
-  const std::int64_t begin = chunk.received_begin;
+void add_packing(const ReceivedRows& rows, const ExpertMajor* order,
+                 const std::vector<std::int64_t>& segments, std::optional<std::int64_t> kept,
+                 DeviceChunk& chunk, std::vector<RowMove>& all) {
   MoveList pack(all);
   for_each_block(rows, [&](std::int64_t source, std::int64_t e) {
     if (source == kept) return;
-    pack.add({begin + rows.received_begin(source, e), begin + rows.packed_begin(source, e),
-              rows.block_rows(source, e)});
+    for (const RowMove& move :
+         packing_of(rows, order, segments, chunk.received_begin, source, e)) {
+      pack.add(move);
+    }
   });
   chunk.pack = pack.moves();
   MoveList unpack(all);
@@ -128,8 +149,9 @@ std::int64_t block_begin(const ReceivedRows& rows, ReceivedOrder order, std::int
 
 std::vector<DeviceChunk> chunks_of(const DeviceLayerShape& shape,
                                    const std::vector<std::int64_t>& sent, const ReceivedRows& all,
-                                   std::int64_t degree, ReceivedOrder order,
-                                   std::vector<RowMove>& moves) {
+                                   std::int64_t degree, RowPlacement& placement) {
+  const ReceivedOrder order = received_order(shape);
+  const ExpertMajor* expert_major = placement.expert_major ? &*placement.expert_major : nullptr;
   std::vector<DeviceChunk> chunks;
   std::int64_t sent_begin = 0, received_begin = 0;
   for (std::int64_t c = 0; c < degree; ++c) {
@@ -140,11 +162,17 @@ std::vector<DeviceChunk> chunks_of(const DeviceLayerShape& shape,
     for (std::int64_t source = 0; source < shape.num_ranks; ++source) {
       chunk.received_rows.push_back(rows.source_rows(source));
     }
-    chunk.groups = shape.direct                       ? direct_groups(shape, all, degree, c)
+    chunk.groups = expert_major ? expert_major_groups(shape, *expert_major, degree, c)
+                   : shape.direct                     ? direct_groups(shape, all, degree, c)
                    : order == ReceivedOrder::BySource ? source_groups(shape, rows, received_begin)
                                                       : packed_groups(shape, rows, received_begin);
-    if (order == ReceivedOrder::Packed) add_packing(rows, shape.keeps_own, chunk, moves);
-    for (std::int64_t e = 0; shape.keeps_own && e < shape.local_experts(); ++e) {
+    if (order == ReceivedOrder::Packed) {
+      const auto segments =
+          expert_major ? expert_major->of_chunk(degree, c) : std::vector<std::int64_t>();
+      add_packing(rows, expert_major, segments, shape.keeps_own, chunk, placement.moves);
+    }
+    const bool keeps = shape.keeps_own && expert_major == nullptr;
+    for (std::int64_t e = 0; keeps && e < shape.local_experts(); ++e) {
       chunk.own_begin.push_back(received_begin + block_begin(rows, order, *shape.keeps_own, e));
     }
     for (const std::int64_t count : chunk.sent_rows) sent_begin += count;
@@ -207,15 +235,53 @@ ReceivedOrder received_order(const DeviceLayerShape& shape) {
   return packs ? ReceivedOrder::Packed : ReceivedOrder::BySource;
 }
 
+bool is_expert_major(const DeviceLayerShape& shape) {
+  return shape.capacity >= 0 && (shape.direct || shape.exchanges_by_expert ||
+                                 received_order(shape) == ReceivedOrder::Packed);
+}
+
+namespace {
+
+// Begins of an expert-major layer's blocks of one chunk, in which they follow `chunk`'s sent rows.
+void add_segments(const DeviceLayerShape& shape, const RowPlacement& placement, std::int64_t degree,
+                  std::int64_t index, const DeviceChunk& chunk, std::vector<std::int32_t>& begins) {
+  const ExpertMajor& order = *placement.expert_major;
+  const std::int64_t local = shape.local_experts();
+  const std::int64_t rows = rows_in_chunk(shape.capacity, degree, index);
+  const std::int64_t before = rows_before_chunk(shape.capacity, degree, index);
+  for (const std::int64_t segment : order.of_chunk(degree, index)) {
+    for (std::int64_t e = 0; e < shape.num_experts; ++e) {
+      const bool kept = shape.keeps_own && e / local == *shape.keeps_own;
+      const std::int64_t begin =
+          kept ? placement.sent_rows + order.begin(*shape.keeps_own, e % local, segment)
+               : chunk.sent_begin + e * rows + order.first_slot(segment) - before;
+      begins.push_back(static_cast<std::int32_t>(begin));
+    }
+  }
+}
+
+}  // namespace
+
 std::vector<std::int32_t> capacity_blocks(const DeviceLayerShape& shape,
                                           const RowPlacement& placement,
                                           const std::vector<DeviceChunk>& chunks) {
   ensure(placement.sent_rows + placement.received_rows <= std::numeric_limits<std::int32_t>::max(),
          "device layer: rows");
-  // A direct layer's rows lie in one piece, whatever part of them a chunk computes.
-  const auto degree = shape.direct ? 1 : static_cast<std::int64_t>(chunks.size());
-  const std::int64_t local = shape.local_experts();
   std::vector<std::int32_t> begins;
+  const auto degree = static_cast<std::int64_t>(chunks.size());
+  if (shape.direct) {  // in one piece, whatever part of it a chunk computes
+    for (std::int64_t e = 0; e < shape.num_experts; ++e) {
+      begins.push_back(static_cast<std::int32_t>(e * shape.capacity));
+    }
+    return begins;
+  }
+  if (placement.expert_major) {
+    for (std::int64_t c = 0; c < degree; ++c) {
+      add_segments(shape, placement, degree, c, chunks[static_cast<std::size_t>(c)], begins);
+    }
+    return begins;
+  }
+  const std::int64_t local = shape.local_experts();
   for (std::int64_t c = 0; c < degree; ++c) {
     const DeviceChunk& chunk = chunks[static_cast<std::size_t>(c)];
     std::int64_t sent = chunk.sent_begin;
@@ -236,13 +302,15 @@ RowPlacement place(const DeviceLayerShape& shape, const std::vector<std::int64_t
   ensure(received.num_sources() == shape.num_ranks &&
              received.local_experts() == shape.local_experts(),
          "place: rows received");
-  const ReceivedOrder order = received_order(shape);
   RowPlacement placement{.received_rows = received.rows()};
+  if (is_expert_major(shape)) {
+    placement.expert_major.emplace(shape.num_ranks, shape.capacity,
+                                   shape.direct ? 1 : shape.forward_degree,
+                                   shape.direct ? 1 : shape.backward_degree);
+  }
   for (const std::int64_t rows : sent) placement.sent_rows += rows;
-  placement.forward =
-      chunks_of(shape, sent, received, shape.forward_degree, order, placement.moves);
-  placement.backward =
-      chunks_of(shape, sent, received, shape.backward_degree, order, placement.moves);
+  placement.forward = chunks_of(shape, sent, received, shape.forward_degree, placement);
+  placement.backward = chunks_of(shape, sent, received, shape.backward_degree, placement);
   for (DeviceChunk& chunk : placement.backward) {
     for (Group& group : chunk.groups) {
       group.sums_begin = placement.first_bias_sums;
@@ -250,7 +318,9 @@ RowPlacement place(const DeviceLayerShape& shape, const std::vector<std::int64_t
           partial_sums_size({.experts = group.experts, .rows = group.rows}, shape.first_width());
     }
   }
-  if (!shape.direct && shape.forward_degree != shape.backward_degree) {
+  const bool regroups = !shape.direct && !placement.expert_major &&
+                        shape.forward_degree != shape.backward_degree;
+  if (regroups) {
     for (std::int64_t c = 0; c < shape.backward_degree; ++c) {
       add_regrouping(shape, received, c, placement);
     }

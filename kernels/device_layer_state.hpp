@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/device_layer.hpp"
+#include "kernels/expert_major.hpp"
 
 namespace pipemoe::cuda {
 
@@ -35,7 +36,8 @@ struct DeviceChunk {
   std::int64_t received_begin = 0;          ///< first of the rows its experts get, in either order
   std::vector<std::int64_t> sent_rows;      ///< to each rank
   std::vector<std::int64_t> received_rows;  ///< from each rank
-  std::vector<std::int64_t> own_begin;  ///< with a capacity: first of this rank's own, by expert
+  /// First of this rank's own, by expert: with a capacity, and unless rows are expert-major.
+  std::vector<std::int64_t> own_begin;
   std::vector<Group> groups;
   Moves pack, unpack, regroup;
 };
@@ -47,17 +49,22 @@ enum class ReceivedOrder {
   BySource,  ///< read as delivered, with products of their own for each source
 };
 ReceivedOrder received_order(const DeviceLayerShape& shape);
+/// Whether experts read their rows in expert-major order: where these come there in blocks, or are
+/// moved anyway. Otherwise chunks follow one another, and those of another degree are regrouped.
+bool is_expert_major(const DeviceLayerShape& shape);
 
 /// Where every row of both directions lies.
 struct RowPlacement {
   std::vector<DeviceChunk> forward, backward;
+  std::optional<ExpertMajor> expert_major;
   std::vector<RowMove> moves;
   std::int64_t sent_rows = 0;
   std::int64_t received_rows = 0;
   std::int64_t first_bias_sums = 0;  ///< floats of all groups' partial sums
 };
 /// Of a layer with a capacity: block_begin of a RowMap over `chunks`, one direction's of the
-/// placement. Rows that are kept follow the sent ones, in the order of the experts' products.
+/// placement; a block for each chunk, or segment where rows are expert-major. Rows that are kept
+/// follow the sent ones, in the order of the experts' products.
 std::vector<std::int32_t> capacity_blocks(const DeviceLayerShape& shape,
                                           const RowPlacement& placement,
                                           const std::vector<DeviceChunk>& chunks);
@@ -109,7 +116,8 @@ struct DeviceLayer::State {
   ExpertProducts products;
   RowPlacement placement;
   bool packs = false;     ///< rows are moved into packed order
-  bool regroups = false;  ///< forward's chunks are not backward's
+  bool two_maps = false;  ///< forward's chunks are not backward's
+  bool regroups = false;  ///< and rows do not lie so that both are ranges
   std::int64_t padded_experts = 0;
   std::int64_t gate_parts = 1;
   std::function<void(const DeviceStep&)> observer;
@@ -157,8 +165,12 @@ struct DeviceLayer::State {
     if (!shape.keeps_own) return {at(exchanged)};
     return {at(exchanged), at(own), static_cast<std::int32_t>(placement.sent_rows)};
   }
+  /// Of a map over chunks of that degree: RowMap::degree.
+  std::int64_t map_blocks(std::int64_t degree) const;
   RowMap map(Direction direction) const;
   const DeviceChunk& chunk(Direction direction, std::int64_t index) const;
+  std::byte* experts_side(const char* name, const DeviceChunk& chunk) const;
+  ExchangeBlocks blocks_of(std::int64_t degree, std::int64_t index) const;
   void note(const char* name, double flops, double bytes, cudaStream_t stream) const;
   void multiply(const char* name, const Matmul& shape_of, const MatmulArgs& args,
                 const Workspace& workspace, cudaStream_t stream);

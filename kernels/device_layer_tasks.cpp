@@ -71,12 +71,12 @@ void DeviceLayer::gate(cudaStream_t stream) {
   s.note("count choices", 0, 0, stream);
   if (routing.dropless()) {
     place_blocks(routing, counts, s.map(Direction::Forward), stream);
-    if (s.regroups) place_blocks(routing, counts, s.map(Direction::Backward), stream);
+    if (s.two_maps) place_blocks(routing, counts, s.map(Direction::Backward), stream);
     s.note("place blocks", 0, 0, stream);
   }
   PlaceChoices args{s.at<std::int32_t>("experts"), s.at<std::int32_t>("tile_counts"), counts,
                     s.map(Direction::Forward)};
-  if (s.regroups) args.backward = s.map(Direction::Backward);
+  if (s.two_maps) args.backward = s.map(Direction::Backward);
   place_choices(routing, args, stream);
   s.note("place choices", 0, 0, stream);
   if (shape.auxiliary_loss_weight == 0) return;

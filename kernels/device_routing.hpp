@@ -58,11 +58,13 @@ struct CountChoices {
 };
 void count_choices(const DeviceRouting& routing, const CountChoices& args, cudaStream_t stream);
 
-/// Rows ordered [chunk][expert][slot], as ChunkPlan; with degree 1: [expert][slot].
+/// Where rows lie: the slots of each expert in blocks. Without `bounds` as ChunkPlan cuts and orders
+/// them, [chunk][expert][slot], with degree 1 [expert][slot].
 struct RowMap {
-  std::int64_t degree = 1;
-  std::int32_t* block_begin = nullptr;  ///< [degree * num_experts]
-  std::int32_t* row_of = nullptr;       ///< [tokens, top_k]: row of a choice, or -1: dropped
+  std::int64_t degree = 1;               ///< blocks of an expert
+  std::int32_t* block_begin = nullptr;   ///< [degree * num_experts]
+  std::int32_t* row_of = nullptr;        ///< [tokens, top_k]: row of a choice, or -1: dropped
+  const std::int32_t* bounds = nullptr;  ///< [degree + 1], may be null: first slots, the capacity
 };
 
 /// Writes block_begin of a dropless layer. With a capacity it follows from the shape: the host

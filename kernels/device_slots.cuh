@@ -19,6 +19,11 @@ __device__ inline int chunk_of(int row, int rows, int degree) {
 __device__ inline int row_of_slot(const RowMap& map, int experts, int expert, int slot, int rows) {
   const int degree = static_cast<int>(map.degree);
   if (degree == 1) return map.block_begin[expert] + slot;
+  if (map.bounds != nullptr) {
+    int block = 0;
+    while (slot >= map.bounds[block + 1]) ++block;
+    return map.block_begin[block * experts + expert] + slot - map.bounds[block];
+  }
   const int chunk = chunk_of(slot, rows, degree);
   return map.block_begin[chunk * experts + expert] + slot - rows_before(rows, degree, chunk);
 }

@@ -68,6 +68,9 @@ struct Cluster {
   LinkPhysics gpu_link;  ///< GPU to node
   std::optional<FatTree> fat_tree;
   std::optional<Overlap> overlap;  ///< absent: streams do not slow each other
+  /// Both phases of a layer are to have one degree: between unequal ones the executor moves the rows
+  /// that forward saved, which no fit here says.
+  bool equal_degrees = false;
 
   std::map<std::int64_t, Fit<Bytes>> all_to_all;  ///< by number of ranks; work is a rank's input
   /// The same for one queued right behind another: part of its start-up then runs beside that one.

@@ -386,6 +386,7 @@ Cluster read_cluster(const ConfigFile& file) {
   cluster.gpus_per_node = root.integer("gpus_per_node", 1, kMaxGpusPerNode);
   read_gpu(root.table("gpu"), cluster);
   read_network(root.table("network"), cluster);
+  if (root.has("equal_degrees")) cluster.equal_degrees = root.boolean("equal_degrees");
   read_overlap(root, cluster);
   read_fits(root.table("fits"), cluster);
   read_not_modelled(root, cluster);
@@ -396,8 +397,8 @@ Cluster read_cluster(const ConfigFile& file) {
 std::string to_toml(const Cluster& cluster) {
   return line("name", cluster.name) + line("source", cluster.source) +
          line("nodes", cluster.nodes) + line("gpus_per_node", cluster.gpus_per_node) +
-         not_modelled_toml(cluster) + gpu_toml(cluster) + network_toml(cluster) +
-         overlap_toml(cluster) + fits_toml(cluster);
+         (cluster.equal_degrees ? "equal_degrees = true\n" : "") + not_modelled_toml(cluster) +
+         gpu_toml(cluster) + network_toml(cluster) + overlap_toml(cluster) + fits_toml(cluster);
 }
 
 }  // namespace pipemoe

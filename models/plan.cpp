@@ -57,6 +57,16 @@ DegreeChoice fastest(const std::vector<DegreeChoice>& times) {
                            [](const auto& a, const auto& b) { return a.time < b.time; });
 }
 
+// Index of the degree that is fastest for both phases.
+std::size_t fastest_equal(const Candidates& times) {
+  const auto both = [&](std::size_t i) { return times.forward[i].time + times.backward[i].time; };
+  std::size_t best = 0;
+  for (std::size_t i = 1; i < times.forward.size(); ++i) {
+    if (both(i) < both(best)) best = i;
+  }
+  return best;
+}
+
 // One mean chunk of a phase at a degree.
 struct ChunkCosts {
   TaskCost all_to_all, expert;
@@ -180,13 +190,23 @@ Plan make_plan(const MoeLayer& layer, const Cluster& cluster, std::int64_t max_d
     return plan.closed_form ? choose_degree(pipeline_cost(layer, cluster, phase), largest)
                             : fastest(tried);
   };
-  const DegreeChoice forward = choose(Phase::Forward, times.forward);
-  const DegreeChoice backward = choose(Phase::Backward, times.backward);
+  DegreeChoice forward = choose(Phase::Forward, times.forward);
+  DegreeChoice backward = choose(Phase::Backward, times.backward);
+  if (cluster.equal_degrees && forward.degree != backward.degree) {
+    const std::size_t equal = fastest_equal(times);
+    forward = times.forward[equal];
+    backward = times.backward[equal];
+  }
   plan.forward =
       phase_plan(schedule_name, layer, cluster, Phase::Forward, forward, std::move(times.forward));
   plan.backward = phase_plan(schedule_name, layer, cluster, Phase::Backward, backward,
                              std::move(times.backward));
   plan.notes = CostModel(cluster).check(schedule(schedule_name, layer, cluster, plan.degrees()));
+  if (cluster.equal_degrees) {
+    plan.not_tried.push_back(
+        "unequal degrees are left out: the executor would move rows between them, which the "
+        "profile does not fit");
+  }
   if (largest < allowed) {
     plan.not_tried.push_back(fmt::format(
         "degrees above {} are left out: their chunks are smaller than any that the profile was "

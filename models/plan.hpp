@@ -50,7 +50,8 @@ struct Plan {
 };
 
 /// Degrees 1..min(max_degree, layer.slots()), or fewer where more would make chunks smaller than
-/// what the profile's fits were made on, which not_tried says. With alpha-beta costs a degree's
+/// what the profile's fits were made on, which not_tried says; one for both phases where the
+/// profile has equal_degrees. With alpha-beta costs a degree's
 /// time is the closed form, which takes chunks as equal; where the degree does not divide the slots
 /// the largest chunk is up to one slot larger. With tables or overlap slowdowns it is that of the
 /// degree's task graph, and so it is of schedule pipemoe-deferred.

@@ -130,7 +130,7 @@ struct World {
     if (run.direct) return;
     std::vector<DeviceExchange> all;
     for (Rank& rank : ranks) all.push_back(exchange_of(*rank.layer));
-    if (all[0].blocks > 1) return exchange_blocks(all);
+    if (all[0].blocks) return exchange_blocks(all);
     for (std::size_t to = 0; to < all.size(); ++to) {
       std::int64_t received = 0;
       for (std::size_t from = 0; from < all.size(); ++from) {
@@ -147,21 +147,21 @@ struct World {
       }
     }
   }
-  // Of each part in turn.
+  // Of each block in turn.
   void exchange_blocks(const std::vector<DeviceExchange>& all) {
     const auto count = static_cast<std::int64_t>(all.size());
-    const std::int64_t blocks = all[0].blocks, block = all[0].equal_part() / blocks;
-    const auto at = [&](bool by_block, std::int64_t rank, std::int64_t i) {
-      return block * (by_block ? i * count + rank : rank * blocks + i);
-    };
     for (std::int64_t from = 0; from < count; ++from) {
       const DeviceExchange& source = all[static_cast<std::size_t>(from)];
       for (std::int64_t to = 0; to < count; ++to) {
+        if (to == from && source.kept) continue;
         const DeviceExchange& target = all[static_cast<std::size_t>(to)];
-        for (std::int64_t i = 0; i < blocks && !(to == from && source.kept); ++i) {
-          check(cudaMemcpyAsync(target.receive + at(target.receives_by_block, from, i),
-                                source.send + at(source.sends_by_block, to, i),
-                                static_cast<std::size_t>(block), cudaMemcpyDeviceToDevice, stream));
+        for (const ExchangeCopy& copy : source.copies(from, to)) {
+          for (std::int64_t i = 0; i < copy.blocks; ++i) {
+            check(cudaMemcpyAsync(target.receive + copy.to + i * copy.to_pitch,
+                                  source.send + copy.from + i * copy.from_pitch,
+                                  static_cast<std::size_t>(copy.bytes), cudaMemcpyDeviceToDevice,
+                                  stream));
+          }
         }
       }
     }
