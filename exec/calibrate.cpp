@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <map>
 #include <optional>
@@ -93,8 +94,9 @@ class Calibrator {
                       const std::vector<Times>& times);
   void record_backward(const MoeLayer& layer, const MeasuredChunks& chunks,
                        const std::vector<Times>& times);
-  void record_exchanges(const MoeLayer& layer, const MeasuredChunks& chunks, double stamp);
+  MeasuredPoint record_exchanges(const MoeLayer& layer, const MeasuredChunks& chunks, double stamp);
   void record_overlap(const MoeLayer& layer, const LayerMeasurements::Overlap& overlap);
+  void compare_exchanges();
   void record_handoffs();
   Excess record_handoff(std::size_t of_layer, const MeasuredChunks& chunks, ChainParts parts,
                         Exchanges counted);
@@ -116,6 +118,7 @@ class Calibrator {
   CalibrationPoints points_;
   std::vector<LayerMeasurements> measured_;                ///< of each layer
   std::vector<std::map<std::int64_t, double>> computing_;  ///< of each layer, seconds by degree
+  std::vector<std::vector<MeasuredPoint>> exchanging_;     ///< of each layer, one behind another
   std::size_t done_ = 0;
 };
 
@@ -148,6 +151,7 @@ void Calibrator::record_chunks() {
   const Times stamps = time_stamps(measured_);
   for (std::size_t i = 0; i < layers_.size(); ++i) {
     computing_.emplace_back();
+    exchanging_.emplace_back();
     for (const MeasuredChunks& chunks : measured_[i].grouped) {
       std::vector<Times> by_task;
       for (TaskId id = 0; id < chunks.graph.size(); ++id) {
@@ -157,7 +161,9 @@ void Calibrator::record_chunks() {
       }
       computing_[i][chunks.degree] = record_tasks(layers_[i], chunks, by_task);
       record_backward(layers_[i], chunks, by_task);
-      if (tools_.gives_ahead) record_exchanges(layers_[i], chunks, stamps[i]);
+      if (tools_.gives_ahead) {
+        exchanging_[i].push_back(record_exchanges(layers_[i], chunks, stamps[i]));
+      }
     }
     for (const auto& overlap : measured_[i].overlaps) record_overlap(layers_[i], overlap);
   }
@@ -224,21 +230,23 @@ void Calibrator::record_backward(const MoeLayer& layer, const MeasuredChunks& ch
 }
 
 // One behind another, between the layer's own buffers: each iteration's mean.
-void Calibrator::record_exchanges(const MoeLayer& layer, const MeasuredChunks& chunks,
-                                  double stamp) {
+MeasuredPoint Calibrator::record_exchanges(const MoeLayer& layer, const MeasuredChunks& chunks,
+                                           double stamp) {
   double count = 0, bytes = 0;
   Times each(chunks.measured.iterations.size(), 0);
   for (const auto& [before, id] : chunks.graph.dependencies()) {
     const Task& task = chunks.graph.task(id);
     if (!is_exchange(task) || !is_exchange(chunks.graph.task(before))) continue;
     const Times times = chunks.durations(id);
-    for (std::size_t i = 0; i < each.size(); ++i) each[i] += std::max(times[i] - stamp, times[i] / 2);
+    for (std::size_t i = 0; i < each.size(); ++i) {
+      each[i] += std::max(times[i] - stamp, times[i] / 2);
+    }
     bytes += exchanged_bytes(task.operation).amount();
     count += 1;
   }
   for (double& mean : each) mean /= count;
-  record({"all_to_all, in the layer", layer.name, group_.size(), bytes / count, "byte"},
-         across(group_, each, Across::Last));
+  return record({"all_to_all, in the layer", layer.name, group_.size(), bytes / count, "byte"},
+                across(group_, each, Across::Last));
 }
 
 void Calibrator::record_overlap(const MoeLayer& layer, const LayerMeasurements::Overlap& overlap) {
@@ -250,7 +258,7 @@ void Calibrator::record_overlap(const MoeLayer& layer, const LayerMeasurements::
     }
     return of_ranks;
   };
-  const ExpertSizes sizes{layer.num_experts / group_.size(), layer.model_dim, layer.hidden_dim};
+  const ExpertSizes sizes = layer.expert_sizes(group_.size());
   const auto of_compute = medians(mine.compute), of_communication = medians(mine.communication);
   for (std::size_t rank = 0; rank < of_compute.size(); ++rank) {
     result_.contention.push_back({layer.name, sizes, overlap.beside.degree, static_cast<int>(rank),
@@ -258,11 +266,28 @@ void Calibrator::record_overlap(const MoeLayer& layer, const LayerMeasurements::
   }
 }
 
+// The points themselves, between which times are interpolated.
+Fit<Bytes> exact(const std::vector<MeasuredPoint>& points) {
+  return choose_model<Bytes>(fit_points(points), 0, "");
+}
+
+// With exchanges between nothing but each other.
+void Calibrator::compare_exchanges() {
+  if (!tools_.gives_ahead) return;
+  const Fit<Bytes> by_themselves = exact(points_.all_to_all_queued.at(group_.size()));
+  for (std::size_t i = 0; i < layers_.size(); ++i) {
+    std::vector<SlowdownPoint> factors;
+    for (const auto& [amount, seconds] : exchanging_[i]) {
+      const Bytes bytes{std::llround(amount)};
+      factors.push_back({bytes, seconds / by_themselves(bytes).count()});
+    }
+    points_.in_layers.push_back(
+        {layers_[i].expert_sizes(group_.size()), slowdown_by_bytes(std::move(factors), 1)});
+  }
+}
+
 void Calibrator::record_handoffs() {
   if (!tools_.gives_ahead) return;
-  const auto exact = [](const std::vector<MeasuredPoint>& points) {
-    return choose_model<Bytes>(fit_points(points), 0, "");
-  };
   ChainParts parts{.join = points_.join,
                    .alone = exact(points_.all_to_all.at(group_.size())),
                    .queued = exact(points_.all_to_all_queued.at(group_.size()))};
@@ -286,6 +311,7 @@ void Calibrator::record_handoffs() {
 Excess Calibrator::record_handoff(std::size_t of_layer, const MeasuredChunks& chunks,
                                   ChainParts parts, Exchanges counted) {
   parts.computing = computing_[of_layer].at(chunks.degree);
+  parts.in_layer = points_.in_layers[of_layer].slowdown;
   const Times makespans = across(group_, in_seconds(chunks.measured.makespans), Across::Slowest);
   const Excess excess = handoff_excess(chunks.graph, summarize(makespans).median, parts, counted);
   Times each;
@@ -405,6 +431,7 @@ Calibration Calibrator::run() {
   measure_gemms();
   measure_activations();
   measure_exchanges();
+  compare_exchanges();
   record_handoffs();
   points_.contention = result_.contention;
   result_.cluster = calibrated_profile(points_, layers_.front().dtype, tools_, group_, options_);

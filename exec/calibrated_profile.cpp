@@ -73,6 +73,11 @@ void fill_fits(const CalibrationPoints& points, Dtype dtype, const CalibrationTo
   by_ranks(points.all_to_all, points.handoffs.alone, tools.network, cluster.all_to_all);
   by_ranks(points.all_to_all_queued, points.handoffs.queued, tools.network + ", one behind another",
            cluster.all_to_all_queued);
+  for (const ExchangesInLayers& layer : points.in_layers) {
+    const auto same = [&](const ExchangesInLayers& other) { return other.sizes == layer.sizes; };
+    auto& all = cluster.all_to_all_in_layers;
+    if (std::none_of(all.begin(), all.end(), same)) all.push_back(layer);
+  }
 }
 
 // The slope of the all-to-all as links: what `simulate --network node` needs, and what leaves a

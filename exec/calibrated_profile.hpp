@@ -32,6 +32,7 @@ struct CalibrationPoints {
   /// Seconds that a computation which waits for an exchange takes longer than measured by itself;
   /// included in the points of experts and passes.
   double join = 0;
+  std::vector<ExchangesInLayers> in_layers;  ///< one for each layer
   std::vector<ContentionRow> contention;
 
   /// Those of one shape's expert pass.

@@ -130,12 +130,27 @@ TaskGraph experts_under_exchanges(const MoeLayer& layer, std::int64_t num_ranks,
   for (Task& task : chunks.exchanges(Purpose::Dispatch, Phase::Forward)) {
     arrived = chain.then(std::move(task));
   }
-  for (Task& task : chunks.experts(Pass::Forward)) {
-    builder.depend(arrived, builder.append(std::move(task)));
+  // Each exchange but the first waits for the expert before the one that it runs beside.
+  const auto beside = [&](TaskId after, std::vector<Task> experts, std::vector<Task> exchanges) {
+    TaskId expert{}, exchange{};
+    for (std::size_t i = 0; i < experts.size(); ++i) {
+      const TaskId free = i == 0 ? after : expert;
+      expert = builder.append(std::move(experts[i]));
+      exchange = builder.append(std::move(exchanges[i]));
+      builder.depend(after, expert);
+      builder.depend(free, exchange);
+    }
+    return exchange;
+  };
+  arrived = beside(arrived, chunks.experts(Pass::Forward),
+                   chunks.exchanges(Purpose::Combine, Phase::Backward));
+  TaskId computed{};
+  for (Task& task : chunks.experts(Pass::InputGradient)) {
+    computed = builder.append(std::move(task));
+    builder.depend(arrived, computed);
   }
-  for (Task& task : chunks.exchanges(Purpose::Combine, Phase::Backward)) {
-    builder.append(std::move(task));
-  }
+  beside(computed, chunks.experts(Pass::WeightGradient),
+         chunks.exchanges(Purpose::Dispatch, Phase::Backward));
   return std::move(builder).build();
 }
 

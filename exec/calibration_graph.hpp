@@ -20,8 +20,10 @@ TaskGraph grouped_chunks(const MoeLayer& layer, std::int64_t num_ranks, std::int
 /// The computations of grouped_chunks without any exchange.
 TaskGraph computations_only(const MoeLayer& layer, std::int64_t num_ranks, std::int64_t degree);
 
-/// Forward experts of all chunks on the compute stream while the communication stream runs the
-/// backward phase's first exchanges, on buffers of their own.
+/// Experts of each chunk on the compute stream beside an exchange that is given when they are, as
+/// where a layer's chunks overlap: forward experts beside the backward phase's first exchanges,
+/// then, all input gradients done, weight gradients beside its last ones. Both use buffers of their
+/// own.
 TaskGraph experts_under_exchanges(const MoeLayer& layer, std::int64_t num_ranks,
                                   std::int64_t degree);
 

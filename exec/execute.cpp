@@ -12,8 +12,8 @@ namespace pipemoe::exec {
 namespace {
 
 struct Iteration {
-  Clock::time_point start;  ///< this rank's clock
-  std::vector<Interval> intervals;
+  Clock::time_point start;          ///< this rank's clock
+  std::vector<Interval> intervals;  ///< may be missing: empty
   /// Of an iteration undisturbed by taking the intervals, where that makes a difference.
   Seconds makespan{};
 
@@ -46,7 +46,9 @@ class Measurement {
   Measurement(const std::vector<TaskGraph>& graphs, ProcessGroup& group,
               const ExecuteOptions& options, Seconds offset)
       : graphs_(graphs), group_(group), options_(options), offset_(offset), kept_(graphs.size()) {
-    ensure(options.repeats >= 1 && options.warm_up >= 0 && options.rounds >= 1, "execute: repeats");
+    ensure(options.repeats >= 1 && options.warm_up >= 0 && options.rounds >= 1 &&
+               options.spans_every >= 1,
+           "execute: repeats");
   }
 
   std::vector<Iterations> run(Backend& backend) {
@@ -76,13 +78,14 @@ class Measurement {
 
   void iterate(PreparedGraph& prepared, std::size_t index, int warm_up, int repeats) {
     for (int i = -warm_up; i < repeats; ++i) {
-      Iteration iteration{{}, std::vector<Interval>(graphs_[index].size())};
-      const bool apart = options_.makespans && prepared.spans_disturb();
-      if (apart) {
-        iteration.makespan = prepared.run(common_start(group_, offset_));
+      Iteration iteration;
+      const bool apart = i >= 0 && options_.makespans && prepared.spans_disturb();
+      if (apart) iteration.makespan = prepared.run(common_start(group_, offset_));
+      if (!apart || i % options_.spans_every == 0) {
+        iteration.intervals.resize(graphs_[index].size());
+        iteration.start = common_start(group_, offset_);
+        prepared.iterate(iteration.start, iteration.intervals);
       }
-      iteration.start = common_start(group_, offset_);
-      prepared.iterate(iteration.start, iteration.intervals);
       if (!apart) iteration.makespan = iteration.last_end();
       if (i < 0) continue;
       kept_[index].push_back(std::move(iteration));
@@ -124,12 +127,14 @@ std::vector<std::vector<double>> times_of(const Iteration& iteration, ProcessGro
 Timeline timeline_of(const TaskGraph& graph, const Iterations& iterations, const Backend& backend,
                      ProcessGroup& group) {
   const auto makespans = latest(iterations, group, [](const auto& one) { return one.makespan; });
-  const auto ends = latest(iterations, group, [](const auto& one) { return one.last_end(); });
+  Iterations with_spans = iterations;
+  std::erase_if(with_spans, [](const Iteration& one) { return one.intervals.empty(); });
+  const auto ends = latest(with_spans, group, [](const auto& one) { return one.last_end(); });
   Timeline timeline{provenance(fmt::format("measured, {} {}: {}", group.size(),
                                            group.size() == 1 ? "rank" : "ranks", backend.name()))};
   timeline.provenance.versions = backend.versions();
   for (const double makespan : makespans) timeline.repeats.push_back(Seconds{makespan});
-  const auto times = times_of(iterations[median_index(ends)], group);
+  const auto times = times_of(with_spans[median_index(ends)], group);
   for (std::size_t rank = 0; rank < times.size(); ++rank) {
     for (TaskId id = 0; id < graph.size(); ++id) {
       const Task& task = graph.task(id);

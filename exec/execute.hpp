@@ -20,6 +20,8 @@ struct ExecuteOptions {
   int rounds = 1;
   /// Whether makespans are measured undisturbed where taking spans disturbs: a second iteration.
   bool makespans = true;
+  /// Where they are measured apart, spans are only in every so many iterations of a round.
+  int spans_every = 1;
   /// Called on every rank after each measured iteration with how many are done, of how many.
   std::function<void(std::size_t, std::size_t)> progress = {};
 };

@@ -45,7 +45,8 @@ Excess handoff_excess(const TaskGraph& chain, double makespan, const ChainParts&
     if (!is_exchange(task)) continue;
     const bool queued = is_exchange(chain.task(before));
     const Bytes bytes = exchanged_bytes(task.operation);
-    excess.seconds -= (queued ? parts.queued(bytes) : parts.alone(bytes)).count();
+    const double by_itself = (queued ? parts.queued(bytes) : parts.alone(bytes)).count();
+    excess.seconds -= parts.in_layer.at(bytes) * by_itself;
     if (queued == (counted == Exchanges::Queued)) {
       excess.count += 1;
     } else if (!queued) {

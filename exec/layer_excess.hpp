@@ -5,6 +5,7 @@
 
 #include "exec/layer_measurements.hpp"
 #include "models/fit.hpp"
+#include "models/slowdown.hpp"
 #include "models/task_graph.hpp"
 
 namespace pipemoe::exec {
@@ -30,6 +31,7 @@ struct ChainParts {
   double join = 0;           ///< what waiting for an exchange costs a computation
   Fit<Bytes> alone, queued;  ///< exchanges by themselves, one behind another
   double handoff_alone = 0;  ///< what an exchange behind a computation takes longer
+  Slowdown in_layer{};       ///< of exchanges, against those by themselves
 };
 enum class Exchanges { Alone, Queued };
 /// What exchanges of one kind, those behind a computation or those behind another exchange, take

@@ -5,10 +5,18 @@
 #include <utility>
 #include <vector>
 
+#include "exec/layer_graph.hpp"
 #include "exec/statistics.hpp"
 
 namespace pipemoe::exec {
 namespace {
+
+// Whether an experts_under_exchanges graph has it beside exchanges, or is one of these.
+bool stands_beside(const Task& task) {
+  const auto* expert = std::get_if<ExpertFfn>(&task.operation);
+  if (expert == nullptr) return is_exchange(task) && task.phase == Phase::Backward;
+  return expert->pass != Pass::InputGradient;
+}
 
 // Medians of every task.
 std::map<TaskKey, Seconds> alone_times(const MeasuredChunks& chunks) {
@@ -52,9 +60,8 @@ Contention contention(const LayerMeasurements::Overlap& overlap) {
     StreamTimes experts, exchanges;
     for (TaskId id = 0; id < graph.size(); ++id) {
       const Task& task = graph.task(id);
-      const bool expert = std::holds_alternative<ExpertFfn>(task.operation);
-      if (!expert && task.phase == Phase::Forward) continue;
-      StreamTimes& stream = expert ? experts : exchanges;
+      if (!stands_beside(task)) continue;
+      StreamTimes& stream = is_exchange(task) ? exchanges : experts;
       stream.tasks.push_back(iteration[id]);
       stream.alone += alone.at(task.key());
     }

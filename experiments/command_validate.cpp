@@ -34,6 +34,9 @@ namespace fs = std::filesystem;
 
 /// Turns that the degrees of a layer take.
 constexpr int kRounds = 10;
+/// Iterations of a turn for each of which spans are taken, where that takes an iteration of its
+/// own.
+constexpr int kSpansEvery = 3;
 
 struct ValidateOptions {
   std::string file;
@@ -46,9 +49,9 @@ std::string from_rank_0(exec::ProcessGroup& group, const std::string& mine) {
 }
 
 ValidationPoint with_measurement(ValidationPoint point, const Timeline& measured) {
-  point.measured_forward = measured.forward();
   point.measured_makespan =
       measured.repeats[exec::median_index(exec::in_seconds(measured.repeats))];
+  point.measured_forward = point.measured_makespan * (measured.forward() / measured.makespan());
   const auto [least, most] = std::minmax_element(measured.repeats.begin(), measured.repeats.end());
   point.measured_least = *least;
   point.measured_most = *most;
@@ -66,6 +69,8 @@ class Run {
  private:
   void load_finished();
   Cluster profile_of(const Regime& regime);
+  ValidationPoint predict(const Regime& regime, const MoeLayer& layer, const Cluster& cluster,
+                          Degrees degrees) const;
   std::vector<ValidationPoint> predict(const Regime& regime, const MoeLayer& layer,
                                        const Cluster& cluster) const;
   void measure(const Regime& regime, const Cluster& cluster);
@@ -139,22 +144,38 @@ Cluster Run::profile_of(const Regime& regime) {
   return read_cluster(ConfigFile::parse(text, path.string(), "cluster"));
 }
 
-std::vector<ValidationPoint> Run::predict(const Regime& regime, const MoeLayer& layer,
-                                          const Cluster& cluster) const {
+ValidationPoint Run::predict(const Regime& regime, const MoeLayer& layer, const Cluster& cluster,
+                             Degrees degrees) const {
   Cluster apart = cluster;
   apart.overlap.reset();
   apart.all_to_all_queued.clear();
-  const Seconds limit = makespan_limit(layer, cluster);
+  const TaskGraph graph = schedule(validation_.schedule, layer, cluster, degrees);
+  const Timeline timeline = analytic_timeline(graph, cluster);
+  ValidationPoint point{regime.name, layer.name, degrees, timeline.forward(), timeline.makespan()};
+  point.predicted_hidden = timeline.overlap_ratio();
+  point.closed_form_makespan = analytic_times(graph, CostModel(apart)).makespan();
+  point.limit = makespan_limit(layer, cluster);
+  return point;
+}
+
+// At equal degrees, and at each phase's best one where they differ and plan would choose them.
+std::vector<ValidationPoint> Run::predict(const Regime& regime, const MoeLayer& layer,
+                                          const Cluster& cluster) const {
   std::vector<ValidationPoint> points;
   for (const std::int64_t degree : validation_.degrees) {
     if (degree > layer.slots()) continue;
-    const TaskGraph graph = schedule(validation_.schedule, layer, cluster, {degree, degree});
-    const Timeline timeline = analytic_timeline(graph, cluster);
-    ValidationPoint& point = points.emplace_back(
-        ValidationPoint{regime.name, layer.name, degree, timeline.forward(), timeline.makespan()});
-    point.predicted_hidden = timeline.overlap_ratio();
-    point.closed_form_makespan = analytic_times(graph, CostModel(apart)).makespan();
-    point.limit = limit;
+    points.push_back(predict(regime, layer, cluster, {degree, degree}));
+  }
+  const auto best = [&](auto time) {
+    return std::min_element(points.begin(), points.end(),
+                            [&](const auto& a, const auto& b) { return time(a) < time(b); })
+        ->degrees;
+  };
+  const Degrees chosen{
+      best([](const auto& point) { return point.predicted_forward; }).forward_degree,
+      best([](const auto& point) { return point.predicted_backward(); }).backward_degree};
+  if (!cluster.equal_degrees && chosen.forward_degree != chosen.backward_degree) {
+    points.push_back(predict(regime, layer, cluster, chosen));
   }
   return points;
 }
@@ -164,13 +185,14 @@ void Run::measure_layer(const Regime& regime, const MoeLayer& layer, const Clust
                         const std::vector<ValidationPoint>& predicted) {
   std::vector<TaskGraph> graphs;
   for (const ValidationPoint& point : predicted) {
-    graphs.push_back(schedule(validation_.schedule, layer, cluster, {point.degree, point.degree}));
+    graphs.push_back(schedule(validation_.schedule, layer, cluster, point.degrees));
   }
   const auto backend = exec::make_backend(layer, regime.backend, group_);
   const auto timelines = exec::execute(graphs, *backend, group_,
                                        {.warm_up = validation_.warm_up,
                                         .repeats = validation_.repeats,
-                                        .rounds = std::min(validation_.repeats, kRounds)});
+                                        .rounds = std::min(validation_.repeats, kRounds),
+                                        .spans_every = kSpansEvery});
   for (const auto& [what, version] : backend->versions()) {
     std::string& known = versions_[what];
     if (known.find(version) == std::string::npos) known += (known.empty() ? "" : "; ") + version;
@@ -188,7 +210,8 @@ void Run::measure(const Regime& regime, const Cluster& cluster) {
     std::vector<ValidationPoint> missing = predict(regime, layer, cluster);
     std::erase_if(missing, [&](const ValidationPoint& point) {
       return std::any_of(finished_.begin(), finished_.end(), [&](const ValidationPoint& one) {
-        return one.regime == point.regime && one.layer == point.layer && one.degree == point.degree;
+        return one.regime == point.regime && one.layer == point.layer &&
+               one.degrees == point.degrees;
       });
     });
     if (!missing.empty()) measure_layer(regime, layer, cluster, missing);

@@ -34,7 +34,7 @@ void assign(double& share, double value) { share = value; }
 }  // namespace
 
 std::string to_json_line(const ValidationPoint& point) {
-  Json json{{"regime", point.regime}, {"layer", point.layer}, {"degree", point.degree}};
+  Json json{{"regime", point.regime}, {"layer", point.layer}, {"degree", to_string(point.degrees)}};
   for_each_value(point, [&](const char* name, const auto& value) { json[name] = number(value); });
   return json.dump();
 }
@@ -43,7 +43,7 @@ ValidationPoint validation_point_from(const std::string& line) {
   const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
   JsonObject object(json, "validation point");
   ValidationPoint point{object.text("regime"), object.text("layer"),
-                        object.integer("degree", 1, 1000000)};
+                        object.word("degree", degrees_from)};
   for_each_value(point, [&](const char* name, auto& value) { assign(value, object.number(name)); });
   object.finish();
   return point;
@@ -55,7 +55,7 @@ std::string to_csv(const std::vector<ValidationPoint>& points) {
   for_each_value(names, [&](const char* name, const auto&) { text += fmt::format(",{}", name); });
   text += ",relative_error\n";
   for (const ValidationPoint& point : points) {
-    text += fmt::format("{},{},{}", point.regime, point.layer, point.degree);
+    text += fmt::format("{},{},{}", point.regime, point.layer, to_string(point.degrees));
     for_each_value(
         point, [&](const char*, const auto& value) { text += fmt::format(",{}", number(value)); });
     text += fmt::format(",{}\n", point.relative_error());

@@ -1,10 +1,10 @@
-// One layer at one degree, predicted and measured.
+// One layer at one pair of degrees, predicted and measured.
 #pragma once
 
-#include <cstdint>
 #include <string>
 #include <vector>
 
+#include "models/task_graph.hpp"
 #include "models/units.hpp"
 
 namespace pipemoe::program {
@@ -12,7 +12,7 @@ namespace pipemoe::program {
 struct ValidationPoint {
   std::string regime;
   std::string layer;
-  std::int64_t degree = 1;  ///< of both phases
+  Degrees degrees;
 
   // Made before the measurement, from the regime's calibrated profile.
   Seconds predicted_forward{};
@@ -24,13 +24,14 @@ struct ValidationPoint {
   /// permutations, and in each phase the longer of all exchanges and all experts, in one chunk.
   Seconds limit{};
 
-  // Of the iteration of median makespan, save the extremes.
-  Seconds measured_forward{};
-  Seconds measured_makespan{};
+  Seconds measured_makespan{};  ///< the median
   Seconds measured_least{};
   Seconds measured_most{};
+  // Of an iteration of median makespan among those of which spans were taken.
+  Seconds measured_forward{};  ///< forward's share of it, times the median
   double measured_hidden = 0;
 
+  Seconds predicted_backward() const { return predicted_makespan - predicted_forward; }
   double relative_error() const { return predicted_makespan / measured_makespan - 1; }
   bool operator==(const ValidationPoint&) const = default;
 };

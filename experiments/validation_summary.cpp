@@ -39,13 +39,16 @@ DegreeSummary degrees_of(const Points& points) {
   const auto& predicted = best_by(points, [](const auto& p) { return p.predicted_makespan; });
   const auto& closed = best_by(points, [](const auto& p) { return p.closed_form_makespan; });
   const auto& measured = best_by(points, [](const auto& p) { return p.measured_makespan; });
-  const auto& first = best_by(points, [](const auto& p) { return p.degree; });
-  ensure(first.degree == 1, "validation: a layer without degree 1");
+  const auto found = std::find_if(points.begin(), points.end(), [](const auto* p) {
+    return p->degrees == Degrees{1, 1};
+  });
+  ensure(found != points.end(), "validation: a layer without degree 1");
+  const ValidationPoint& first = **found;
   const Seconds best = measured.measured_makespan;
   return {first.regime,
           first.layer,
-          predicted.degree,
-          measured.degree,
+          predicted.degrees,
+          measured.degrees,
           predicted.measured_makespan / best - 1,
           closed.measured_makespan / best - 1,
           first.measured_makespan / best - 1,
@@ -59,7 +62,7 @@ ChoiceSummary choice_of(const Points& points) {
   const auto& predicted = best_by(points, [](const auto& p) { return p.predicted_makespan; });
   const auto& closed = best_by(points, [](const auto& p) { return p.closed_form_makespan; });
   const auto& measured = best_by(points, [](const auto& p) { return p.measured_makespan; });
-  const auto choice = [](const ValidationPoint& p) { return Choice{p.regime, p.degree}; };
+  const auto choice = [](const ValidationPoint& p) { return Choice{p.regime, p.degrees}; };
   const Seconds best = measured.measured_makespan;
   return {measured.layer,
           choice(predicted),
@@ -99,7 +102,7 @@ Json to_json(const ErrorSummary& errors) {
 // The choice of regime and degree.
 std::string choices_text(const std::vector<ChoiceSummary>& choices) {
   const auto words = [](const Choice& choice) {
-    return fmt::format("{} at {}", choice.regime, choice.degree);
+    return fmt::format("{} at {}", choice.regime, to_string(choice.degrees));
   };
   std::string text =
       fmt::format("\n  {:<24} {:>20} {:>20} {:>8} {:>24} {:>8}\n", "regime and degree", "predicted",
@@ -151,8 +154,8 @@ std::string to_json(const ValidationSummary& summary, const Provenance& from) {
   for (const DegreeSummary& layer : summary.layers) {
     layers.push_back({{"regime", layer.regime},
                       {"layer", layer.layer},
-                      {"predicted_best_degree", layer.predicted_best},
-                      {"measured_best_degree", layer.measured_best},
+                      {"predicted_best_degree", to_string(layer.predicted_best)},
+                      {"measured_best_degree", to_string(layer.measured_best)},
                       {"regret", layer.regret},
                       {"regret_closed_form", layer.regret_closed_form},
                       {"gain_over_degree_1", layer.gain},
@@ -163,11 +166,11 @@ std::string to_json(const ValidationSummary& summary, const Provenance& from) {
   for (const ChoiceSummary& choice : summary.choices) {
     choices.push_back({{"layer", choice.layer},
                        {"predicted_regime", choice.predicted.regime},
-                       {"predicted_degree", choice.predicted.degree},
+                       {"predicted_degree", to_string(choice.predicted.degrees)},
                        {"closed_form_regime", choice.closed_form.regime},
-                       {"closed_form_degree", choice.closed_form.degree},
+                       {"closed_form_degree", to_string(choice.closed_form.degrees)},
                        {"measured_regime", choice.measured.regime},
-                       {"measured_degree", choice.measured.degree},
+                       {"measured_degree", to_string(choice.measured.degrees)},
                        {"regret", choice.regret},
                        {"regret_closed_form", choice.regret_closed_form}});
   }
@@ -207,8 +210,8 @@ std::string to_text(const ValidationSummary& summary) {
         summary.regimes.size() > 1 ? layer.regime + " " + layer.layer : layer.layer;
     text += fmt::format(
         "  {:<24} {:>9} {:>8} {:>6.1f} % {:>12.1f} % {:>16.2f} {:>15.2f} {:>6.0f} %\n", name,
-        layer.predicted_best, layer.measured_best, 100 * layer.regret, 100 * layer.gain,
-        layer.overlap_efficiency, layer.limit_ratio, 100 * layer.hidden);
+        to_string(layer.predicted_best), to_string(layer.measured_best), 100 * layer.regret,
+        100 * layer.gain, layer.overlap_efficiency, layer.limit_ratio, 100 * layer.hidden);
   }
   if (!summary.choices.empty()) text += choices_text(summary.choices);
   text += fmt::format(

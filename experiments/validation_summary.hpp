@@ -17,13 +17,12 @@ struct ErrorSummary {
   double largest = 0;
 };
 
-/// One layer's degrees in one regime: the one that the prediction prefers, and what it costs to
+/// One layer's degrees in one regime: those that the prediction prefers, and what it costs to
 /// believe it.
 struct DegreeSummary {
   std::string regime;
   std::string layer;
-  std::int64_t predicted_best = 1;
-  std::int64_t measured_best = 1;
+  Degrees predicted_best, measured_best;
   double regret = 0;              ///< measured time of predicted_best over that of the best, - 1
   double regret_closed_form = 0;  ///< the same for the closed form's choice
   double gain = 0;                ///< measured time of degree 1 over that of the best, - 1
@@ -32,10 +31,10 @@ struct DegreeSummary {
   double hidden = 0;  ///< share of the communication that was hidden at predicted_best, 0..1
 };
 
-/// A regime and a degree for a layer that stands in several regimes.
+/// A regime and degrees for a layer that stands in several regimes.
 struct Choice {
   std::string regime;
-  std::int64_t degree = 1;
+  Degrees degrees;
 };
 struct ChoiceSummary {
   std::string layer;

@@ -312,8 +312,8 @@ DeviceExchange DeviceLayer::dispatch(Direction direction, std::int64_t index) co
                           .receive = s.experts_side(s.packs ? "received" : packed, chunk),
                           .kept = s.shape.keeps_own};
   if (s.shape.exchanges_by_expert) {
-    const std::int64_t degree = direction == Direction::Forward ? s.shape.forward_degree
-                                                                : s.shape.backward_degree;
+    const std::int64_t degree =
+        direction == Direction::Forward ? s.shape.forward_degree : s.shape.backward_degree;
     exchange.blocks = s.blocks_of(degree, index);
   }
   for (const std::int64_t rows : chunk.sent_rows) exchange.send_bytes.push_back(rows * row_bytes);

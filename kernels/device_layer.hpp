@@ -87,8 +87,8 @@ struct DeviceTokens {
 
 enum class Direction { Forward, Backward };
 
-/// Blocks that lie together on both sides of an exchange, each so many bytes, one a pitch behind the
-/// one before.
+/// Blocks that lie together on both sides of an exchange, each so many bytes, one a pitch behind
+/// the one before.
 struct ExchangeCopy {
   std::int64_t from = 0;  ///< bytes from the sender's `send` to the first block
   std::int64_t from_pitch = 0;

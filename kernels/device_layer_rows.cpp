@@ -126,8 +126,7 @@ void add_packing(const ReceivedRows& rows, const ExpertMajor* order,
   MoveList pack(all);
   for_each_block(rows, [&](std::int64_t source, std::int64_t e) {
     if (source == kept) return;
-    for (const RowMove& move :
-         packing_of(rows, order, segments, chunk.received_begin, source, e)) {
+    for (const RowMove& move : packing_of(rows, order, segments, chunk.received_begin, source, e)) {
       pack.add(move);
     }
   });
@@ -162,8 +161,8 @@ std::vector<DeviceChunk> chunks_of(const DeviceLayerShape& shape,
     for (std::int64_t source = 0; source < shape.num_ranks; ++source) {
       chunk.received_rows.push_back(rows.source_rows(source));
     }
-    chunk.groups = expert_major ? expert_major_groups(shape, *expert_major, degree, c)
-                   : shape.direct                     ? direct_groups(shape, all, degree, c)
+    chunk.groups = expert_major   ? expert_major_groups(shape, *expert_major, degree, c)
+                   : shape.direct ? direct_groups(shape, all, degree, c)
                    : order == ReceivedOrder::BySource ? source_groups(shape, rows, received_begin)
                                                       : packed_groups(shape, rows, received_begin);
     if (order == ReceivedOrder::Packed) {
@@ -318,8 +317,8 @@ RowPlacement place(const DeviceLayerShape& shape, const std::vector<std::int64_t
           partial_sums_size({.experts = group.experts, .rows = group.rows}, shape.first_width());
     }
   }
-  const bool regroups = !shape.direct && !placement.expert_major &&
-                        shape.forward_degree != shape.backward_degree;
+  const bool regroups =
+      !shape.direct && !placement.expert_major && shape.forward_degree != shape.backward_degree;
   if (regroups) {
     for (std::int64_t c = 0; c < shape.backward_degree; ++c) {
       add_regrouping(shape, received, c, placement);

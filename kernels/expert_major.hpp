@@ -1,5 +1,5 @@
-// An order of the rows that a rank's experts get in which every chunk, of forward and of backward, is
-// a range of each expert's rows.
+// An order of the rows that a rank's experts get in which every chunk, of forward and of backward,
+// is a range of each expert's rows.
 #pragma once
 
 #include <cstdint>

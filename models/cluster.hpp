@@ -68,14 +68,15 @@ struct Cluster {
   LinkPhysics gpu_link;  ///< GPU to node
   std::optional<FatTree> fat_tree;
   std::optional<Overlap> overlap;  ///< absent: streams do not slow each other
-  /// Both phases of a layer are to have one degree: between unequal ones the executor moves the rows
-  /// that forward saved, which no fit here says.
+  /// Both phases of a layer are to have one degree: between unequal ones the executor moves the
+  /// rows that forward saved, which no fit here says.
   bool equal_degrees = false;
 
   std::map<std::int64_t, Fit<Bytes>> all_to_all;  ///< by number of ranks; work is a rank's input
   /// The same for one queued right behind another: part of its start-up then runs beside that one.
   /// Absent: none does.
   std::map<std::int64_t, Fit<Bytes>> all_to_all_queued;
+  std::vector<ExchangesInLayers> all_to_all_in_layers;  ///< of other layers: as the fits say
   std::map<Dtype, Fit<Flops>> gemm;
   std::map<MemoryPass, PassCost> passes;
   std::vector<ExpertFit> experts;  ///< of a shape that has one, they replace gemm and passes

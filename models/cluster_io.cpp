@@ -138,9 +138,47 @@ void read_fits_by_ranks(ConfigTable& fits, const std::string& name,
   }
 }
 
+// A number, or a list of them for as many <key>_bytes.
+Slowdown read_slowdown(ConfigTable& table, const std::string& key) {
+  constexpr NumberRange kFactor{1, 1e3};
+  const std::string bytes_key = key + "_bytes";
+  if (!table.has(bytes_key)) return table.number(key, kFactor);
+  const auto bytes = table.numbers(bytes_key), factors = table.numbers(key);
+  if (bytes.size() != factors.size()) {
+    table.fail(key, fmt::format("holds {} numbers, must hold {} as {} does", factors.size(),
+                                bytes.size(), bytes_key));
+  }
+  Slowdown::Points points;
+  for (std::size_t i = 0; i < bytes.size(); ++i) points.emplace_back(bytes[i], factors[i]);
+  try {
+    return Slowdown(std::move(points));
+  } catch (const InputError& error) {
+    table.fail(key, error.what());
+  }
+}
+
+// Adds what `read` makes of each table of the list, unless one of these experts is there already.
+template <class One, class Read>
+void read_by_experts(ConfigTable& parent, const std::string& list, std::vector<One>& all,
+                     Read read) {
+  if (!parent.has(list)) return;
+  for (ConfigTable& table : parent.tables(list)) {
+    const ExpertSizes sizes = read_sizes(table);
+    for (const One& other : all) {
+      if (other.sizes == sizes) table.fail("model_dim", "of these experts stands twice");
+    }
+    all.push_back(read(sizes, table));
+    table.finish();
+  }
+}
+
 void read_fits(ConfigTable table, Cluster& cluster) {
   read_fits_by_ranks(table, "all_to_all", cluster.all_to_all);
   read_fits_by_ranks(table, "all_to_all_queued", cluster.all_to_all_queued);
+  read_by_experts(table, "all_to_all_in_layers", cluster.all_to_all_in_layers,
+                  [](const ExpertSizes& sizes, ConfigTable& layers) {
+                    return ExchangesInLayers{sizes, read_slowdown(layers, "slowdown")};
+                  });
   if (table.has("gemm")) {
     ConfigTable by_dtype = table.table("gemm");
     for (const std::string& key : by_dtype.keys()) {
@@ -183,40 +221,16 @@ void read_network(ConfigTable table, Cluster& cluster) {
   table.finish();
 }
 
-// A number, or a list of them for as many <key>_bytes.
-Slowdown read_slowdown(ConfigTable& table, const std::string& key) {
-  constexpr NumberRange kFactor{1, 1e3};
-  const std::string bytes_key = key + "_bytes";
-  if (!table.has(bytes_key)) return table.number(key, kFactor);
-  const auto bytes = table.numbers(bytes_key), factors = table.numbers(key);
-  if (bytes.size() != factors.size()) {
-    table.fail(key, fmt::format("holds {} numbers, must hold {} as {} does", factors.size(),
-                                bytes.size(), bytes_key));
-  }
-  Slowdown::Points points;
-  for (std::size_t i = 0; i < bytes.size(); ++i) points.emplace_back(bytes[i], factors[i]);
-  try {
-    return Slowdown(std::move(points));
-  } catch (const InputError& error) {
-    table.fail(key, error.what());
-  }
-}
-
 void read_overlap(ConfigTable& root, Cluster& cluster) {
   if (!root.has("overlap")) return;
   ConfigTable table = root.table("overlap");
   cluster.overlap = Overlap{read_slowdown(table, "compute_slowdown"),
                             read_slowdown(table, "communication_slowdown"), table.text("source")};
-  if (table.has("expert")) {
-    for (ConfigTable& expert : table.tables("expert")) {
-      const ExpertSizes sizes = read_sizes(expert);
-      if (cluster.overlap->of(sizes) != nullptr)
-        expert.fail("model_dim", "of these experts stands twice");
-      cluster.overlap->experts.push_back({sizes, read_slowdown(expert, "compute_slowdown"),
-                                          read_slowdown(expert, "communication_slowdown")});
-      expert.finish();
-    }
-  }
+  read_by_experts(table, "expert", cluster.overlap->experts,
+                  [](const ExpertSizes& sizes, ConfigTable& expert) {
+                    return ExpertOverlap{sizes, read_slowdown(expert, "compute_slowdown"),
+                                         read_slowdown(expert, "communication_slowdown")};
+                  });
   table.finish();
 }
 
@@ -298,6 +312,18 @@ std::string expert_toml(const ExpertFit& expert) {
          sizes_toml(expert_sizes(expert.pass, expert.gemms)) + fit_toml(expert.fit);
 }
 
+std::string slowdown_toml(const std::string& key, const Slowdown& slowdown) {
+  if (slowdown == Slowdown(slowdown.points().front().second)) {
+    return line(key, slowdown.points().front().second);
+  }
+  std::vector<double> bytes, factors;
+  for (const auto& [amount, factor] : slowdown.points()) {
+    bytes.push_back(amount);
+    factors.push_back(factor);
+  }
+  return line(key + "_bytes", bytes) + line(key, factors);
+}
+
 std::string fits_toml(const Cluster& cluster) {
   std::string text = "\n[fits]\n";
   for (const auto& [ranks, fit] : cluster.all_to_all) {
@@ -305,6 +331,10 @@ std::string fits_toml(const Cluster& cluster) {
   }
   for (const auto& [ranks, fit] : cluster.all_to_all_queued) {
     text += fmt::format("\n[fits.all_to_all_queued.{}]\n", ranks) + fit_toml(fit);
+  }
+  for (const ExchangesInLayers& exchanges : cluster.all_to_all_in_layers) {
+    text += "\n[[fits.all_to_all_in_layers]]\n" + sizes_toml(exchanges.sizes) +
+            slowdown_toml("slowdown", exchanges.slowdown);
   }
   for (const auto& [dtype, fit] : cluster.gemm) {
     text += fmt::format("\n[fits.gemm.{}]\n", to_string(dtype)) + fit_toml(fit);
@@ -330,18 +360,6 @@ std::string network_toml(const Cluster& cluster) {
             line("oversubscription", cluster.fat_tree->oversubscription);
   }
   return text;
-}
-
-std::string slowdown_toml(const std::string& key, const Slowdown& slowdown) {
-  if (slowdown == Slowdown(slowdown.points().front().second)) {
-    return line(key, slowdown.points().front().second);
-  }
-  std::vector<double> bytes, factors;
-  for (const auto& [amount, factor] : slowdown.points()) {
-    bytes.push_back(amount);
-    factors.push_back(factor);
-  }
-  return line(key + "_bytes", bytes) + line(key, factors);
 }
 
 template <class Slowdowns>

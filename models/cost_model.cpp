@@ -110,6 +110,19 @@ const Fit<Flops>& CostModel::gemm_fit(Dtype dtype) const {
   return fit ? *fit : cluster_.gemm_fit(dtype);
 }
 
+// Null: as long as by itself.
+const Slowdown* CostModel::in_layer(const AllToAll& exchange) const {
+  for (const ExchangesInLayers& one : cluster_.all_to_all_in_layers) {
+    if (one.sizes == exchange.experts) return &one.slowdown;
+  }
+  return nullptr;
+}
+
+double CostModel::in_layer_factor(const AllToAll& exchange) const {
+  const Slowdown* slowdown = in_layer(exchange);
+  return slowdown == nullptr ? 1 : slowdown->at(exchange.traffic.per_rank());
+}
+
 // Null: not modelled.
 const Fit<Bytes>* CostModel::pass_fit(MemoryPass pass) const {
   const PassCost* known = passes_[static_cast<std::size_t>(pass)];
@@ -136,7 +149,7 @@ TaskCost CostModel::pass_cost(MemoryPass pass, Bytes traffic) const {
 
 TaskCost CostModel::operator()(const Task& task) const {
   if (const auto* exchange = std::get_if<AllToAll>(&task.operation)) {
-    return cost_of(all_to_all_fit(), exchange->traffic.per_rank());
+    return in_layer_factor(*exchange) * cost_of(all_to_all_fit(), exchange->traffic.per_rank());
   }
   const auto* expert = std::get_if<ExpertFfn>(&task.operation);
   if (const ExpertFit* whole = expert_fit(expert)) {
@@ -156,7 +169,7 @@ Seconds CostModel::queued_saving(const Task& task, Seconds waited) const {
   const Fit<Bytes>& alone = all_to_all_fit();
   const Bytes bytes = exchange->traffic.per_rank();
   const Seconds most = std::min(alone(bytes) - (*all_to_all_queued_)(bytes), alone.startup());
-  return std::clamp(waited, Seconds{}, std::max(most, Seconds{}));
+  return std::clamp(waited, Seconds{}, in_layer_factor(*exchange) * std::max(most, Seconds{}));
 }
 
 Slowdowns CostModel::slowdowns(const Task& compute, Bytes in_flight) const {
@@ -186,7 +199,10 @@ bool CostModel::extrapolates(const Task& task) const {
 }
 
 bool CostModel::is_line(const Task& task) const {
-  if (std::holds_alternative<AllToAll>(task.operation)) return all_to_all_fit().line() != nullptr;
+  if (const auto* exchange = std::get_if<AllToAll>(&task.operation)) {
+    const Slowdown* slowdown = in_layer(*exchange);
+    return all_to_all_fit().line() != nullptr && (slowdown == nullptr || slowdown->is_constant());
+  }
   const auto* expert = std::get_if<ExpertFfn>(&task.operation);
   if (const ExpertFit* whole = expert_fit(expert)) return whole->fit.line() != nullptr;
   bool all_lines = expert == nullptr || gemm_fit(expert->dtype).line() != nullptr;

@@ -22,6 +22,9 @@ struct TaskCost {
     work += other.work;
     return *this;
   }
+  friend TaskCost operator*(double factor, TaskCost cost) {
+    return {factor * cost.startup, factor * cost.work};
+  }
 };
 
 /// Factors on the times of tasks that run at once.
@@ -32,7 +35,8 @@ struct Slowdowns {
 };
 
 /// Costs of a cluster's operations. An expert whose exact shape the profile fits costs that fit;
-/// any other the gemm fit of each of its products, its activation and its layout copies. Keeps a
+/// any other the gemm fit of each of its products, its activation and its layout copies. An
+/// all-to-all costs the fit of all ranks, as much longer as it takes in its layer. Keeps a
 /// reference: the cluster must outlive it.
 class CostModel {
  public:
@@ -71,6 +75,8 @@ class CostModel {
   const ExpertFit* expert_fit(const ExpertFfn* expert) const;
   const Fit<Bytes>* pass_fit(MemoryPass pass) const;
   const Fit<Bytes>& all_to_all_fit() const;
+  const Slowdown* in_layer(const AllToAll& exchange) const;
+  double in_layer_factor(const AllToAll& exchange) const;
   const Fit<Flops>& gemm_fit(Dtype dtype) const;
   TaskCost pass_cost(MemoryPass pass, Bytes traffic) const;
 

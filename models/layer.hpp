@@ -94,6 +94,10 @@ struct MoeLayer {
   /// Matrix products of `rows` expert rows on one rank. SwiGLU's gate and up projections are one
   /// product of twice the width. Requires num_experts % num_ranks == 0.
   GemmShapes gemms(Pass pass, std::int64_t rows, std::int64_t num_ranks) const;
+  /// Requires num_experts % num_ranks == 0.
+  ExpertSizes expert_sizes(std::int64_t num_ranks) const {
+    return {num_experts / num_ranks, model_dim, hidden_dim};
+  }
   /// Memory traffic of the activation function (both directions when `pass` is a backward one).
   Bytes activation_bytes(Pass pass, std::int64_t rows) const;
   /// Memory traffic of packing `rows` received rows by expert and unpacking the results: each row

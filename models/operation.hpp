@@ -60,6 +60,7 @@ struct Permute {
 struct AllToAll {
   Purpose purpose = Purpose::Dispatch;
   TrafficMatrix traffic;
+  ExpertSizes experts = {};  ///< of its layer; none: not known
   bool operator==(const AllToAll&) const = default;
 };
 struct ExpertFfn {

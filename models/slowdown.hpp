@@ -41,6 +41,15 @@ struct ExpertOverlap {
   bool operator==(const ExpertOverlap&) const = default;
 };
 
+/// How much longer than by themselves exchanges take in layers with such experts, by the bytes of
+/// the exchange, whatever runs beside them: products that hold a GPU at its power limit leave it at
+/// clocks at which a collective's kernels are slower.
+struct ExchangesInLayers {
+  ExpertSizes sizes;
+  Slowdown slowdown;
+  bool operator==(const ExchangesInLayers&) const = default;
+};
+
 /// What a rank's streams cost each other: a kernel of a collective takes multiprocessors from the
 /// experts, which take memory bandwidth from it. While its compute stream and any of its
 /// communication streams both run a task, the compute task advances at 1/compute of its speed alone

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <boost/graph/depth_first_search.hpp>
+#include <charconv>
 #include <map>
 #include <set>
 #include <utility>
@@ -63,6 +64,27 @@ std::vector<TaskId> topological_order(const TaskGraph::Structure& structure,
 }
 
 }  // namespace
+
+std::string to_string(Degrees degrees) {
+  if (degrees.forward_degree == degrees.backward_degree) {
+    return fmt::format("{}", degrees.forward_degree);
+  }
+  return fmt::format("{}/{}", degrees.forward_degree, degrees.backward_degree);
+}
+
+Degrees degrees_from(const std::string& text) {
+  const auto slash = text.find('/');
+  const auto degree = [&](const std::string& part) {
+    std::int64_t value = 0;
+    const auto [end, error] = std::from_chars(part.data(), part.data() + part.size(), value);
+    if (error != std::errc() || end != part.data() + part.size() || value < 1) {
+      throw InputError(fmt::format("is \"{}\", must be a degree, or forward's / backward's", text));
+    }
+    return value;
+  };
+  if (slash == std::string::npos) return {degree(text), degree(text)};
+  return {degree(text.substr(0, slash)), degree(text.substr(slash + 1))};
+}
 
 std::string to_string(Phase phase) { return name_of(kPhases, phase); }
 std::string to_string(Stream stream) { return name_of(kStreamNames, stream); }

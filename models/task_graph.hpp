@@ -60,6 +60,8 @@ struct Degrees {
   std::int64_t backward_degree = 1;
   bool operator==(const Degrees&) const = default;
 };
+std::string to_string(Degrees degrees);         ///< "4", or "4/2": forward's / backward's
+Degrees degrees_from(const std::string& text);  ///< throws InputError ("must be ...")
 
 /// Immutable; made and checked by TaskGraphBuilder.
 class TaskGraph {

@@ -30,7 +30,13 @@ struct WriteWork {
     json["traffic_bytes"] = unpermute.traffic.count;
   }
   void operator()(const AllToAll& exchange) const {
-    const TrafficMatrix& traffic = exchange.traffic;
+    write_traffic(exchange.traffic);
+    if (exchange.experts == ExpertSizes{}) return;
+    json["experts_per_rank"] = exchange.experts.experts_per_rank;
+    json["model_dim"] = exchange.experts.model_dim;
+    json["hidden_dim"] = exchange.experts.hidden_dim;
+  }
+  void write_traffic(const TrafficMatrix& traffic) const {
     if (traffic.is_balanced()) {
       json["bytes_per_rank"] = traffic.per_rank().count;
       if (traffic.is_uniform()) return;
@@ -39,7 +45,7 @@ struct WriteWork {
       return;
     }
     json["bytes_by_pair"] = Json::array();
-    for (const Bytes bytes : exchange.traffic.pairs()) json["bytes_by_pair"].push_back(bytes.count);
+    for (const Bytes bytes : traffic.pairs()) json["bytes_by_pair"].push_back(bytes.count);
   }
   void operator()(const ExpertFfn& expert) const {
     json["dtype"] = to_string(expert.dtype);
@@ -118,6 +124,15 @@ ExpertFfn read_expert(JsonObject& object, Pass pass) {
   return expert;
 }
 
+AllToAll read_exchange(JsonObject& object, Purpose purpose, std::int64_t num_ranks) {
+  AllToAll exchange{purpose, read_traffic(object, num_ranks)};
+  if (!object.has("experts_per_rank")) return exchange;
+  exchange.experts = {object.integer("experts_per_rank", 1, kMaxCount),
+                      object.integer("model_dim", 1, kMaxCount),
+                      object.integer("hidden_dim", 1, kMaxCount)};
+  return exchange;
+}
+
 Operation read_operation(JsonObject& object, std::int64_t num_ranks) {
   switch (object.word("operation", operation_kind_from)) {
     case OperationKind::Gate:
@@ -127,9 +142,9 @@ Operation read_operation(JsonObject& object, std::int64_t num_ranks) {
     case OperationKind::Unpermute:
       return Unpermute{read_bytes(object, "traffic_bytes")};
     case OperationKind::Dispatch:
-      return AllToAll{Purpose::Dispatch, read_traffic(object, num_ranks)};
+      return read_exchange(object, Purpose::Dispatch, num_ranks);
     case OperationKind::Combine:
-      return AllToAll{Purpose::Combine, read_traffic(object, num_ranks)};
+      return read_exchange(object, Purpose::Combine, num_ranks);
     case OperationKind::Expert:
       return read_expert(object, Pass::Forward);
     case OperationKind::ExpertInputGradient:

@@ -38,7 +38,8 @@ Task LayerTasks::all_to_all(Purpose purpose, Phase phase, int chunk, std::int64_
 }
 
 Task LayerTasks::all_to_all(Purpose purpose, Phase phase, int chunk, TrafficMatrix traffic) const {
-  return task(phase, chunk, Stream::InterNode, AllToAll{purpose, std::move(traffic)});
+  return task(phase, chunk, Stream::InterNode,
+              AllToAll{purpose, std::move(traffic), layer_.expert_sizes(num_ranks_)});
 }
 
 Task LayerTasks::expert(Pass pass, int chunk, std::int64_t rows) const {

@@ -15,7 +15,7 @@ namespace {
 // Times in seconds; the limit is 1 s.
 ValidationPoint point(const std::string& regime, std::int64_t degree, double predicted,
                       double closed_form, double measured) {
-  ValidationPoint made{regime, "layer", degree};
+  ValidationPoint made{regime, "layer", {degree, degree}};
   made.predicted_makespan = Seconds{predicted};
   made.closed_form_makespan = Seconds{closed_form};
   made.measured_makespan = Seconds{measured};
@@ -48,8 +48,8 @@ TEST_CASE("a regime's degrees are compared with each other", "[experiments][vali
   REQUIRE(summary.layers.size() == 2);
   const DegreeSummary& first = summary.layers.front();
   CHECK(first.regime == "a");
-  CHECK(first.predicted_best == 2);
-  CHECK(first.measured_best == 1);
+  CHECK(first.predicted_best == Degrees{2, 2});
+  CHECK(first.measured_best == Degrees{1, 1});
   CHECK(first.regret == Approx(0.1));
   CHECK(first.gain == Approx(0));
   CHECK(first.limit_ratio == Approx(1 / 2.2));
@@ -67,12 +67,12 @@ TEST_CASE("a layer in several regimes is a choice of regime and degree",
   const ChoiceSummary& choice = summary.choices.front();
   CHECK(choice.layer == "layer");
   CHECK(choice.predicted.regime == "b");
-  CHECK(choice.predicted.degree == 1);
+  CHECK(choice.predicted.degrees == Degrees{1, 1});
   CHECK(choice.measured.regime == "b");
   CHECK(choice.regret == Approx(0));
   // Without slowdowns regime a at 2 looks best, which takes 2.2 s, not 1.25.
   CHECK(choice.closed_form.regime == "a");
-  CHECK(choice.closed_form.degree == 2);
+  CHECK(choice.closed_form.degrees == Degrees{2, 2});
   CHECK(choice.regret_closed_form == Approx(2.2 / 1.25 - 1));
   const auto json = nlohmann::json::parse(to_json(summary, {.configuration = "{}"}));
   CHECK(json["choices"][0]["closed_form_regime"] == "a");
