@@ -8,7 +8,7 @@ import style
 from matplotlib.lines import Line2D
 from page import LEFT, ROW_POINTS, ROW_WIDTH, WIDTH, Page, tidy
 from results import phrases
-from validation_results import Layer, Regime, Validation
+from validation_results import Degrees, Layer, Regime, Validation, label
 from validation_scatter import colour, marks, tenths
 
 # Inches.
@@ -56,6 +56,7 @@ class Grid:
     columns: int
     shape_lines: int  # above each panel
     degrees: list[int]  # on the axis; those that a layer was not run with stay empty
+    unequal: int  # places behind them for a layer's unequal degrees
 
     def width(self) -> float:
         return panel_width(self.columns)
@@ -68,11 +69,27 @@ def panel_width(columns: int) -> float:
     return (ROW_WIDTH - GAP_X * (columns - 1)) / columns
 
 
+def equal(layer: Layer) -> list[Degrees]:
+    return [degrees for degrees in layer.points if degrees[0] == degrees[1]]
+
+
+def unequal(layer: Layer) -> list[Degrees]:
+    return [degrees for degrees in layer.points if degrees[0] != degrees[1]]
+
+
+def place_of(layer: Layer, degrees: Degrees, grid: Grid) -> int:
+    """On the axis."""
+    if degrees[0] == degrees[1]:
+        return grid.degrees.index(degrees[0])
+    return len(grid.degrees) + unequal(layer).index(degrees)
+
+
 def grid_of(validation: Validation) -> Grid:
     columns, layers = columns_of(validation), validation.layers()
     width = 72 * panel_width(columns)
     return Grid(columns, max(len(shape_lines(layer, width)) for layer in layers),
-                sorted({degree for layer in layers for degree in layer.points}))
+                sorted({degrees[0] for layer in layers for degrees in equal(layer)}),
+                max(len(unequal(layer)) for layer in layers))
 
 
 def panels_height(validation: Validation) -> float:
@@ -106,22 +123,30 @@ def shape_lines(layer: Layer, width: float) -> list[str]:
 
 def outcome_words(layer: Layer) -> str:
     if layer.predicted_best == layer.measured_best:
-        return f"best {layer.measured_best}, as predicted"
-    return (f"best {layer.measured_best}, predicted {layer.predicted_best}: "
+        return f"best {label(layer.measured_best)}, as predicted"
+    return (f"best {label(layer.measured_best)}, predicted {label(layer.predicted_best)}: "
             f"+{tenths(layer.regret)}")
 
 
 # Drawing.
 
 
-def draw_curves(axes, layer: Layer, place: int, places: list[int], top: float) -> None:
+def draw_curves(axes, layer: Layer, place: int, grid: Grid, top: float) -> None:
     """In milliseconds; bars end at `top` with a tip upwards when they are longer."""
-    points = list(layer.points.values())
+    points = [layer.points[degrees] for degrees in equal(layer)]
+    places = [place_of(layer, degrees, grid) for degrees in equal(layer)]
     if layer.limit() is not None:
         axes.axhline(1e3 * layer.limit(), zorder=1, **LIMIT)
     axes.plot(places, [1e3 * point.closed_form for point in points], zorder=3, **CLOSED_FORM)
     axes.plot(places, [1e3 * point.predicted for point in points], zorder=2,
               **predicted_look(place))
+    for degrees in unequal(layer):
+        point, x = layer.points[degrees], place_of(layer, degrees, grid)
+        axes.plot([x - 0.3, x + 0.3], [1e3 * point.closed_form] * 2, zorder=3, **CLOSED_FORM)
+        axes.plot([x - 0.3, x + 0.3], [1e3 * point.predicted] * 2, zorder=2,
+                  **predicted_look(place))
+    places = [place_of(layer, degrees, grid) for degrees in layer.points]
+    points = list(layer.points.values())
     for x, point in zip(places, points):
         axes.plot([x, x], [1e3 * point.least, min(1e3 * point.most, top)], zorder=4, **BAR)
         if 1e3 * point.most > top:
@@ -129,11 +154,11 @@ def draw_curves(axes, layer: Layer, place: int, places: list[int], top: float) -
     axes.plot(places, [1e3 * point.measured for point in points], zorder=5, **MEASURED)
 
 
-def draw_best(axes, layer: Layer, place: int, degrees: list[int]) -> None:
-    axes.plot(degrees.index(layer.measured_best),
+def draw_best(axes, layer: Layer, place: int, grid: Grid) -> None:
+    axes.plot(place_of(layer, layer.measured_best, grid),
               1e3 * layer.points[layer.measured_best].measured, zorder=6, **MEASURED_BEST)
-    axes.plot(degrees.index(layer.predicted_best), 0.045, transform=axes.get_xaxis_transform(),
-              clip_on=False, zorder=6, **predicted_best_look(place))
+    axes.plot(place_of(layer, layer.predicted_best, grid), 0.045, clip_on=False, zorder=6,
+              transform=axes.get_xaxis_transform(), **predicted_best_look(place))
 
 
 def time_limits(layer: Layer) -> tuple[float, float, float]:
@@ -150,13 +175,15 @@ def time_limits(layer: Layer) -> tuple[float, float, float]:
     return lowest - 0.16 * room, greatest + 0.06 * room, top
 
 
-def draw_panel(axes, layer: Layer, place: int, degrees: list[int]) -> None:
+def draw_panel(axes, layer: Layer, place: int, grid: Grid) -> None:
     low, high, top = time_limits(layer)
-    axes.set(xlim=(-0.5, len(degrees) - 0.5), ylim=(low, high))
-    draw_curves(axes, layer, place, [degrees.index(degree) for degree in layer.points], top)
-    draw_best(axes, layer, place, degrees)
-    step = math.ceil(len(degrees) / MOST_LABELS)
-    axes.set_xticks(range(0, len(degrees), step), [str(degree) for degree in degrees[::step]])
+    axes.set(xlim=(-0.5, len(grid.degrees) + grid.unequal - 0.5), ylim=(low, high))
+    draw_curves(axes, layer, place, grid, top)
+    draw_best(axes, layer, place, grid)
+    step = math.ceil(len(grid.degrees) / MOST_LABELS)
+    ticks = {x: str(grid.degrees[x]) for x in range(0, len(grid.degrees), step)}
+    ticks |= {place_of(layer, degrees, grid): label(degrees) for degrees in unequal(layer)}
+    axes.set_xticks(list(ticks), list(ticks.values()))
     tidy(axes, "bottom", "left")
     axes.yaxis.get_major_locator().set_params(nbins=5)
 
@@ -193,7 +220,7 @@ def draw_row(page: Page, layers: list[Layer], place: int, grid: Grid) -> None:
     bottom = page.take(PANEL)
     for column, layer in enumerate(layers):
         axes = page.panel(column * (grid.width() + GAP_X), grid.width(), PANEL, bottom)
-        draw_panel(axes, layer, place, grid.degrees)
+        draw_panel(axes, layer, place, grid)
         draw_words(axes, layer, grid)
         axes.set_xlabel("pipeline degree", color=style.QUIET, labelpad=2)
         if column == 0:

@@ -4,7 +4,7 @@ import os
 import re
 from dataclasses import dataclass
 
-from results import (LARGEST, InputError, cell, count, member, number, parse_json, printable, read,
+from results import (LARGEST, InputError, cell, member, number, parse_json, printable, read,
                      read_rows, said_of, section)
 from study_results import fastest
 
@@ -14,9 +14,30 @@ ROUNDING = 1e-6  # between an error in the summary and the same one of the point
 DEVICES = ("device", "gpu", "cpu")  # names among the versions, the first there is
 
 
+Degrees = tuple[int, int]  # of forward and of backward
+
+
+def label(degrees: Degrees) -> str:
+    forward, backward = degrees
+    return str(forward) if forward == backward else f"{forward}/{backward}"
+
+
+def degrees_of(text: str, name: str) -> Degrees:
+    found = re.fullmatch(r"([1-9]\d{0,8})(?:/([1-9]\d{0,8}))?", text)
+    if not found:
+        raise InputError(f'{name} is "{printable(text)}", must be a degree, or forward\'s / '
+                         "backward's")
+    return int(found[1]), int(found[2] or found[1])
+
+
+def order(degrees: Degrees) -> tuple[bool, Degrees]:
+    """Equal degrees first."""
+    return degrees[0] != degrees[1], degrees
+
+
 @dataclass(frozen=True)
 class Point:
-    """Makespans of one layer at one degree, in seconds; least <= most."""
+    """Makespans of one layer at one pair of degrees, in seconds; least <= most."""
 
     predicted: float
     closed_form: float
@@ -32,13 +53,13 @@ class Point:
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer: its points by degree, ascending; both best degrees are among them."""
+    """One layer: its points by degrees, equal ones first; both best degrees are among them."""
 
     name: str
     shape: dict  # as the configuration has it; empty when it does not
-    points: dict[int, Point]
-    predicted_best: int
-    measured_best: int
+    points: dict[Degrees, Point]
+    predicted_best: Degrees
+    measured_best: Degrees
     # What a degree costs over the measured best one, as a share of that one's time.
     regret: float  # of the predicted best
     regret_closed_form: float  # of the closed form's best
@@ -113,7 +134,7 @@ class Validation:
 
 # Points.
 
-Points = dict[str, dict[str, dict[int, Point]]]  # by regime, layer and degree
+Points = dict[str, dict[str, dict[Degrees, Point]]]  # by regime, layer and degrees
 
 
 def makespan(row: dict[str, str], name: str) -> float:
@@ -145,10 +166,10 @@ def read_points(path: str) -> Points:
         with said_of(f"{path}: row {line}"):
             regime, layer = name_of(row, "regime"), name_of(row, "layer")
             points = regimes.setdefault(regime, {}).setdefault(layer, {})
-            degree = count(row, "degree")
-            if degree in points:
-                raise InputError(f"layer {layer}, degree {degree} stands twice")
-            points[degree] = read_point(row)
+            degrees = degrees_of(cell(row, "degree"), "degree")
+            if degrees in points:
+                raise InputError(f"layer {layer}, degree {label(degrees)} stands twice")
+            points[degrees] = read_point(row)
     if not regimes:
         raise InputError(f"{path}: nothing to draw: there are no points")
     layers = sum(map(len, regimes.values()))
@@ -177,12 +198,17 @@ def read_errors(record: object, points: list[Point]) -> Errors:
     return errors
 
 
-def best_degree(record: dict, name: str, times: dict[int, float]) -> int:
-    degree = member(record, name, int)
-    if degree not in fastest(times):
-        raise InputError(f"{name} is {degree}, but degree {fastest(times)[0]} is the fastest in "
-                         "points.csv")
-    return degree
+def said_degrees(record: dict, name: str) -> Degrees:
+    """A number is of both phases."""
+    return degrees_of(str(member(record, name, int, str)), name)
+
+
+def best_degrees(record: dict, name: str, times: dict[Degrees, float]) -> Degrees:
+    degrees = said_degrees(record, name)
+    if degrees not in fastest(times):
+        raise InputError(f"{name} is {label(degrees)}, but degree {label(fastest(times)[0])} is "
+                         "the fastest in points.csv")
+    return degrees
 
 
 def check_limit(points: list[Point]) -> None:
@@ -192,14 +218,14 @@ def check_limit(points: list[Point]) -> None:
             raise InputError("limit_s must be the same for all degrees")
 
 
-def read_layer(name: str, record: dict, shape: dict, points: dict[int, Point]) -> Layer:
-    points = dict(sorted(points.items()))
+def read_layer(name: str, record: dict, shape: dict, points: dict[Degrees, Point]) -> Layer:
+    points = dict(sorted(points.items(), key=lambda item: order(item[0])))
     with said_of(f"layer {name}"):
         check_limit(list(points.values()))
-        predicted = best_degree(record, "predicted_best_degree",
-                                {degree: point.predicted for degree, point in points.items()})
-        measured = best_degree(record, "measured_best_degree",
-                               {degree: point.measured for degree, point in points.items()})
+        predicted = best_degrees(record, "predicted_best_degree",
+                                 {degrees: point.predicted for degrees, point in points.items()})
+        measured = best_degrees(record, "measured_best_degree",
+                                {degrees: point.measured for degrees, point in points.items()})
         return Layer(name, shape, points, predicted, measured, share(record, "regret"),
                      share(record, "regret_closed_form"), share(record, "gain_over_degree_1"))
 
@@ -228,7 +254,7 @@ def said_or_shared(described: dict, configuration: dict, name: str) -> str:
 
 
 def read_regime(name: str, summary: dict, configuration: dict,
-                points: dict[str, dict[int, Point]]) -> Regime:
+                points: dict[str, dict[Degrees, Point]]) -> Regime:
     described = tables(configuration, "regime").get(name, {})
     shapes = tables(described, "layer") or tables(configuration, "layer")
     records = records_of(summary)
@@ -247,7 +273,7 @@ def read_regime(name: str, summary: dict, configuration: dict,
 
 # Choices of regime and degree.
 
-Places = dict[tuple[str, int], Point]  # one layer's points by regime and degree
+Places = dict[tuple[str, Degrees], Point]  # one layer's points by regime and degrees
 
 
 def in_several_regimes(points: Points) -> dict[str, Places]:
@@ -255,8 +281,8 @@ def in_several_regimes(points: Points) -> dict[str, Places]:
     found: dict[str, Places] = {}
     for regime, layers in points.items():
         for layer, degrees in layers.items():
-            found.setdefault(layer, {}).update({(regime, degree): point
-                                                for degree, point in degrees.items()})
+            found.setdefault(layer, {}).update({(regime, pair): point
+                                                for pair, point in degrees.items()})
     return {layer: places for layer, places in found.items()
             if len({regime for regime, _ in places}) > 1}
 
@@ -265,12 +291,12 @@ def preferred(record: dict, name: str, places: Places) -> Point:
     """The point where `name`, a time of Point, is least; throws InputError unless the record says
     so, too."""
     regime = printable(member(record, f"{name}_regime", str))
-    degree = member(record, f"{name}_degree", int)
+    degrees = said_degrees(record, f"{name}_degree")
     best = fastest({place: getattr(point, name) for place, point in places.items()})
-    if (regime, degree) not in best:
-        raise InputError(f"{name} is {regime} at {degree}, but {best[0][0]} at {best[0][1]} is "
-                         "the fastest in points.csv")
-    return places[regime, degree]
+    if (regime, degrees) not in best:
+        raise InputError(f"{name} is {regime} at {label(degrees)}, but {best[0][0]} at "
+                         f"{label(best[0][1])} is the fastest in points.csv")
+    return places[regime, degrees]
 
 
 def regret_of(record: dict, name: str, choice: Point, best: Point) -> float:

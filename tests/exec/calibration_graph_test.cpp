@@ -78,19 +78,33 @@ TEST_CASE("grouped exchanges follow each other", "[exec][calibrate]") {
   CHECK(std::count(exchanges.begin(), exchanges.end(), true) == 4 * kDegree);
 }
 
-TEST_CASE("experts and the exchanges beside them wait for each other nowhere",
-          "[exec][calibrate]") {
+TEST_CASE("each exchange beside experts is given when its expert is", "[exec][calibrate]") {
   const TaskGraph graph = experts_under_exchanges(layer(), kRanks, kDegree);
-  std::vector<TaskId> experts, exchanges;
-  for (TaskId id = 0; id < graph.size(); ++id) {
-    const Task& task = graph.task(id);
-    if (std::holds_alternative<ExpertFfn>(task.operation)) experts.push_back(id);
-    if (is_exchange(graph, id) && task.phase == Phase::Backward) exchanges.push_back(id);
+  const auto tasks_of = [&](OperationKind operation, Phase phase) {
+    std::vector<TaskId> all;
+    for (TaskId id = 0; id < graph.size(); ++id) {
+      const TaskKey key = graph.task(id).key();
+      if (key.operation == operation && graph.task(id).phase == phase) all.push_back(id);
+    }
+    REQUIRE(all.size() == kDegree);
+    return all;
+  };
+  const auto inputs = tasks_of(OperationKind::ExpertInputGradient, Phase::Backward);
+  using Pair = std::pair<std::vector<TaskId>, std::vector<TaskId>>;
+  const Pair forward{tasks_of(OperationKind::Expert, Phase::Forward),
+                     tasks_of(OperationKind::Combine, Phase::Backward)};
+  const Pair backward{tasks_of(OperationKind::ExpertWeightGradient, Phase::Backward),
+                      tasks_of(OperationKind::Dispatch, Phase::Backward)};
+  for (const auto& [experts, exchanges] : {forward, backward}) {
+    for (std::size_t i = 0; i < kDegree; ++i) {
+      const auto earlier = before(graph, exchanges[i]);
+      for (std::size_t j = 0; j < kDegree; ++j) {
+        CAPTURE(i, j);
+        CHECK(earlier.contains(experts[j]) == (j < i));
+        CHECK_FALSE(before(graph, experts[j]).contains(exchanges[i]));
+      }
+    }
   }
-  REQUIRE(experts.size() == kDegree);
-  REQUIRE(exchanges.size() == kDegree);
-  for (const auto& [stream, other] : {std::pair(experts, exchanges), {exchanges, experts}}) {
-    const auto earlier = before(graph, stream.back());
-    for (const TaskId id : other) CHECK_FALSE(earlier.contains(id));
-  }
+  for (const TaskId id : forward.second) CHECK(before(graph, inputs.front()).contains(id));
+  for (const TaskId id : inputs) CHECK(before(graph, backward.second.front()).contains(id));
 }

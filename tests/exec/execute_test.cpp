@@ -161,3 +161,50 @@ TEST_CASE("no iterations are not a measurement", "[exec][execute]") {
   CHECK_THROWS_AS(execute(two_tasks(), backend, *group, {.warm_up = 0, .repeats = 0}),
                   std::logic_error);
 }
+
+namespace {
+
+// Makespans of run() are ten times those that spans have.
+class Disturbed final : public Backend {
+ public:
+  std::string name() const override { return "disturbed"; }
+  std::map<std::string, std::string> versions() const override { return {}; }
+  std::unique_ptr<PreparedGraph> prepare(const TaskGraph&) override {
+    return std::make_unique<Prepared>(*this);
+  }
+
+  int runs = 0, iterations = 0;
+
+ private:
+  class Prepared final : public PreparedGraph {
+   public:
+    explicit Prepared(Disturbed& of) : of_(of) {}
+    bool spans_disturb() const override { return true; }
+    Seconds run(Clock::time_point) override { return Seconds{1.0 * ++of_.runs}; }
+    void iterate(Clock::time_point start, std::span<Interval> intervals) override {
+      ++of_.iterations;
+      intervals[0] = {start, start + 1ms};
+      intervals[1] = {start + 1ms, start + 1ms * of_.iterations};
+    }
+
+   private:
+    Disturbed& of_;
+  };
+};
+
+}  // namespace
+
+TEST_CASE("spans may be taken of some iterations only", "[exec][execute]") {
+  Disturbed backend;
+  const auto group = single_process();
+  const std::vector graphs{two_tasks()};
+  const auto timelines =
+      execute(graphs, backend, *group, {.warm_up = 2, .repeats = 6, .rounds = 2, .spans_every = 2});
+  // Turns of three iterations, two of them with spans, behind 2 and 1 that only warm up.
+  CHECK(backend.runs == 6);
+  CHECK(backend.iterations == 2 + 2 + 1 + 2);
+  REQUIRE(timelines.front().repeats.size() == 6);
+  CHECK(timelines.front().repeats.back() == Seconds{6});
+  // Those with spans take 3, 4, 6 and 7 ms: the lower median.
+  CHECK(timelines.front().makespan().count() == Approx(0.004));
+}

@@ -58,6 +58,11 @@ TEST_CASE("what exchanges take longer in a chain is what its makespan has beyond
   const Excess queued = handoff_excess(grouped, grouped_parts - 11 * 0.2, parts, Exchanges::Queued);
   CHECK(queued.count == 11);
   CHECK(cost_of_one({queued}) == Approx(-0.2));
+  // In a layer where exchanges take twice as long, that much is no excess.
+  parts.in_layer = 2;
+  const double slower = kComputing + kJoin + 2 * kAlone + 0.7 + 11 * 2 * kQueued;
+  CHECK(cost_of_one({handoff_excess(grouped, slower - 11 * 0.2, parts, Exchanges::Queued)}) ==
+        Approx(-0.2));
 }
 
 TEST_CASE("a time stamp costs each layer its own, but no long one far more than the others",

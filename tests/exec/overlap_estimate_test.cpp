@@ -75,20 +75,25 @@ TEST_CASE("contention is what experts and exchanges beside each other take longe
                                      {2, experts_under_exchanges(layer, 4, 2), {}}};
   overlap.alone.measured.iterations.emplace_back(overlap.alone.graph.size(),
                                                  TaskTimes{Seconds{0}, Seconds{1}});
-  // Experts from 10 on, exchanges beside them, or after them when they do not meet.
+  // Experts from 10 on and weight gradients from 50 on, exchanges beside them, or after them when
+  // they do not meet.
   const auto add_iteration = [&](double expert, double exchange, bool meet) {
     auto& tasks = overlap.beside.measured.iterations.emplace_back();
     Bytes bytes;
     for (const Task& task : overlap.beside.graph.tasks()) {
       const double at = task.chunk;
-      if (std::holds_alternative<ExpertFfn>(task.operation)) {
-        tasks.push_back({Seconds{10 + at * expert}, Seconds{10 + (at + 1) * expert}});
-      } else if (task.phase == Phase::Backward) {
-        const double from = meet ? 10 : 100;
+      const auto* ffn = std::get_if<ExpertFfn>(&task.operation);
+      const OperationKind kind = task.key().operation;
+      const double begin =
+          kind == OperationKind::ExpertWeightGradient || kind == OperationKind::Dispatch ? 50 : 10;
+      if (ffn != nullptr && ffn->pass != Pass::InputGradient) {
+        tasks.push_back({Seconds{begin + at * expert}, Seconds{begin + (at + 1) * expert}});
+      } else if (ffn == nullptr && task.phase == Phase::Backward) {
+        const double from = begin + (meet ? 0 : 10);
         tasks.push_back({Seconds{from + at * exchange}, Seconds{from + (at + 1) * exchange}});
         bytes = exchanged_bytes(task.operation);
       } else {
-        tasks.push_back({Seconds{0}, Seconds{5}});  // what comes before does not count
+        tasks.push_back({Seconds{0}, Seconds{100}});  // neither stands beside the other
       }
     }
     return bytes;

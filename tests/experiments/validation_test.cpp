@@ -128,3 +128,24 @@ TEST_CASE("a calibration has its own number of repeats, or that of the points",
   CHECK_THROWS_WITH(read(std::string(kHead) + "calibration_repeats = 0\n" + rest),
                     Contains("calibration_repeats"));
 }
+
+TEST_CASE("the degrees of both phases may be the best, or cost something",
+          "[experiments][validation]") {
+  std::vector<ValidationPoint> points = two_regimes();
+  points.resize(2);
+  ValidationPoint chosen = point("a", 1, 2.4, 2.4, 1.8);
+  chosen.degrees = {2, 1};
+  points.push_back(chosen);
+  DegreeSummary summary = summarise(points).layers.front();
+  CHECK(summary.predicted_best == Degrees{2, 1});
+  CHECK(summary.measured_best == Degrees{2, 1});
+  CHECK(summary.regret == Approx(0));
+  CHECK(summary.gain == Approx(2.0 / 1.8 - 1));
+  points.back().measured_makespan = Seconds{2.5};
+  summary = summarise(points).layers.front();
+  CHECK(summary.measured_best == Degrees{1, 1});
+  CHECK(summary.regret == Approx(0.25));
+  CHECK_THAT(to_text(summarise(points)), Contains("2/1"));
+  CHECK_THAT(to_csv(points), Contains("a,layer,2/1,"));
+  CHECK(validation_point_from(to_json_line(points.back())) == points.back());
+}

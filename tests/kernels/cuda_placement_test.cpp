@@ -96,10 +96,13 @@ TEST_CASE("rows regrouped between degrees keep their expert and source", "[cuda]
 
 TEST_CASE("rows may be moved together first, and a dropless layer's are", "[cuda][placement]") {
   CHECK(received_order(shape(true)) == ReceivedOrder::Packed);
+  // Segments of 4, 1, 2 and 3 slots: the middle one of backward's chunks has two.
   const RowPlacement placement = placed(shape(true));
-  for (const DeviceChunk& chunk : placement.backward) {
-    REQUIRE(chunk.groups.size() == 1);
-    CHECK(chunk.pack.count == 4);
+  const std::int64_t segments[] = {1, 2, 1};
+  for (std::size_t c = 0; c < 3; ++c) {
+    REQUIRE(placement.backward[c].groups.size() == 1);
+    CHECK(placement.backward[c].pack.count == 4 * segments[c]);
+    CHECK(placement.backward[c].regroup.count == 0);
   }
   DeviceLayerShape dropless = shape(false);
   dropless.capacity = -1;
@@ -137,9 +140,93 @@ TEST_CASE("a direct layer's rows lie by expert, whatever its degree", "[cuda][pl
         std::vector<std::int32_t>{0, 10, 20, 30});
 }
 
+TEST_CASE("expert-major order cuts an expert's slots where either direction does",
+          "[cuda][placement]") {
+  const ExpertMajor order(2, 10, 2, 3);
+  CHECK(order.bounds() == std::vector<std::int64_t>{0, 4, 5, 7, 10});
+  CHECK(order.of_chunk(2, 0) == std::vector<std::int64_t>{0, 1});
+  CHECK(order.of_chunk(3, 1) == std::vector<std::int64_t>{1, 2});
+  // Of the second expert, which begins at 20: segment 2 is slots 5 and 6 of source 0, then of 1.
+  CHECK(order.begin(0, 1, 2) == 20 + 10);
+  CHECK(order.begin(1, 1, 2) == 20 + 12);
+  const ExpertMajor few(2, 2, 5, 1);  // chunks without a slot have no segment
+  CHECK(few.bounds() == std::vector<std::int64_t>{0, 1, 2});
+  CHECK(few.of_chunk(5, 3).empty());
+}
+
+TEST_CASE("both directions' chunks are ranges of each expert's rows", "[cuda][placement]") {
+  DeviceLayerShape of = shape(GENERATE(false, true));
+  of.exchanges_by_expert = !of.packs.value();
+  REQUIRE(is_expert_major(of));
+  const RowPlacement placement = placed(of);
+  for (const auto* chunks : {&placement.forward, &placement.backward}) {
+    CHECK(times_covered(*chunks, placement.received_rows) ==
+          std::vector<int>(static_cast<std::size_t>(placement.received_rows), 1));
+    std::int64_t next = 0;
+    for (const DeviceChunk& chunk : *chunks) {
+      REQUIRE(chunk.groups.size() == 1);
+      CHECK(chunk.groups[0].first_row == next);
+      CHECK(chunk.groups[0].stride == 2 * kCapacity);
+      CHECK(chunk.regroup.count == 0);
+      next += chunk.groups[0].rows;
+    }
+    CHECK(next == 2 * kCapacity);
+  }
+  DeviceLayerShape by_source = shape(false);
+  CHECK_FALSE(is_expert_major(by_source));
+}
+
+TEST_CASE("kept rows of expert-major order have a block for each segment", "[cuda][placement]") {
+  DeviceLayerShape rank_1 = shape(true);
+  rank_1.keeps_own = 1;
+  const RowPlacement placement = placed(rank_1);
+  const ExpertMajor& order = placement.expert_major.value();
+  for (const auto* chunks : {&placement.forward, &placement.backward}) {
+    const auto degree = static_cast<std::int64_t>(chunks->size());
+    const auto begins = capacity_blocks(rank_1, placement, *chunks);
+    REQUIRE(begins.size() == 4 * 4);
+    for (std::int64_t segment = 0; segment < 4; ++segment) {
+      const std::int64_t slot = order.first_slot(segment);
+      const std::int64_t c = kernels::chunk_of_row(slot, kCapacity, degree);
+      const std::int64_t before = kernels::rows_before_chunk(kCapacity, degree, c);
+      for (std::int64_t e = 0; e < 4; ++e) {
+        const std::int64_t sent = 4 * before + e * kernels::rows_in_chunk(kCapacity, degree, c);
+        CAPTURE(degree, segment, e);
+        CHECK(
+            begins[static_cast<std::size_t>(4 * segment + e)] ==
+            (e < 2 ? sent + slot - before : placement.sent_rows + order.begin(1, e - 2, segment)));
+      }
+    }
+    for (const DeviceChunk& chunk : *chunks) CHECK(chunk.unpack.count == chunk.pack.count);
+  }
+}
+
+TEST_CASE("copies of blocks take each piece to where the experts read it", "[cuda][placement]") {
+  // Two blocks of 5 bytes in pieces of 2 and 3; the experts' blocks are 40 bytes apart.
+  DeviceExchange exchange{.send_bytes = {10, 10}, .receive_bytes = {10, 10}};
+  exchange.blocks = ExchangeBlocks{.count = 2, .pitch = 40, .pieces = {{8, 2}, {12, 3}}};
+  const auto to_experts = exchange.copies(0, 1);
+  REQUIRE(to_experts.size() == 2);
+  CHECK(to_experts[1].from == 10 + 2);  // rank 1's part, behind the first piece
+  CHECK(to_experts[1].from_pitch == 5);
+  CHECK(to_experts[1].to == 12);
+  CHECK(to_experts[1].to_pitch == 40);
+  CHECK(to_experts[1].bytes == 3);
+  CHECK(to_experts[1].blocks == 2);
+  CHECK(exchange.copies(1, 0)[1].to == 12 + 3);  // behind rank 0's
+  exchange.blocks->to_experts = false;
+  const auto back = exchange.copies(1, 0);
+  CHECK(back[1].from == 12);
+  CHECK(back[1].from_pitch == 40);
+  CHECK(back[1].to == 10 + 2);
+  exchange.blocks.reset();
+  REQUIRE(exchange.copies(0, 1).size() == 1);
+  CHECK(exchange.copies(0, 1)[0].from == 10);
+  CHECK(exchange.copies(0, 1)[0].to == 0);
+}
+
 TEST_CASE("rows for a rank's own experts lie where these read them", "[cuda][placement]") {
-  const bool packs = GENERATE(false, true);
-  DeviceLayerShape rank_1 = shape(packs);
+  DeviceLayerShape rank_1 = shape(false);
   rank_1.keeps_own = 1;
   const RowPlacement placement = placed(rank_1);
   for (const auto* chunks : {&placement.forward, &placement.backward}) {
@@ -155,12 +242,10 @@ TEST_CASE("rows for a rank's own experts lie where these read them", "[cuda][pla
       };
       CHECK(begin(0) == sent);
       CHECK(begin(1) == sent + rows);
-      // Experts 2 and 3 are its own: source 1 behind source 0, or within each expert.
+      // Experts 2 and 3 are its own: source 1 behind source 0.
       const std::int64_t first = placement.sent_rows + chunk.received_begin;
-      CHECK(begin(2) == first + (packs ? 1 : 2) * rows);
+      CHECK(begin(2) == first + 2 * rows);
       CHECK(begin(3) == first + 3 * rows);
-      CHECK(chunk.pack.count == (packs ? 2 : 0));  // the other rank's
-      CHECK(chunk.unpack.count == chunk.pack.count);
       sent += 4 * rows;
     }
   }

@@ -41,6 +41,10 @@ class Draw {
       made.all_to_all[integer(1, 512)] = fit<Bytes>();
       if (chance()) made.all_to_all_queued[integer(1, 512)] = fit<Bytes>();
     }
+    made.equal_degrees = chance();
+    for (auto count = integer(0, 3); count > 0; --count) {
+      made.all_to_all_in_layers.push_back({{integer(1, 64), count, integer(1, 4096)}, slowdown()});
+    }
     for (const Dtype dtype : {Dtype::Fp32, Dtype::Bf16, Dtype::Fp16}) {
       if (chance()) made.gemm[dtype] = fit<Flops>();
     }
@@ -265,4 +269,21 @@ TEST_CASE("an overlap may be of experts of their sizes", "[models][cluster][io]"
   CHECK(overlap.of({2, 8, 17}) == nullptr);
   CHECK_THROWS_WITH(read_experts(expert + expert), Contains("stands twice"));
   CHECK_THROWS_WITH(read_experts(expert + "typo = 1\n"), Contains("typo is an unknown key"));
+}
+
+TEST_CASE("exchanges may take longer in layers of their sizes", "[models][cluster][io]") {
+  const std::string layer =
+      "[[fits.all_to_all_in_layers]]\nexperts_per_rank = 2\nmodel_dim = 8\nhidden_dim = 16\n"
+      "slowdown = 1.25\n";
+  const Cluster cluster = read(std::string(kFirst) + layer);
+  REQUIRE(cluster.all_to_all_in_layers.size() == 1);
+  CHECK(cluster.all_to_all_in_layers.front() == ExchangesInLayers{{2, 8, 16}, 1.25});
+  CHECK_THROWS_WITH(read(std::string(kFirst) + layer + layer), Contains("stands twice"));
+  CHECK_THROWS_WITH(read(std::string(kFirst) + layer + "typo = 1\n"), Contains("typo"));
+}
+
+TEST_CASE("a profile may want one degree for both phases", "[models][cluster][io]") {
+  CHECK_FALSE(read(kFirst).equal_degrees);
+  CHECK(read("equal_degrees = true\n" + std::string(kFirst)).equal_degrees);
+  CHECK_THROWS_WITH(read("equal_degrees = 1\n" + std::string(kFirst)), Contains("equal_degrees"));
 }

@@ -339,3 +339,22 @@ TEST_CASE("a cost is a line when no table takes part in it", "[models][cost]") {
   CHECK_FALSE(is_line(AllToAll{}));
   CHECK(is_line(expert({{2, 4, 5, 3}})));
 }
+
+TEST_CASE("an exchange costs as much more as it takes in its layer", "[models][cost]") {
+  Cluster cluster = authors_cluster(64);
+  cluster.all_to_all[64] = line(1, 0.5);
+  cluster.all_to_all_queued[64] = line(0.25, 0.5);
+  const Slowdown by_bytes(Slowdown::Points{{100, 1.5}, {10000, 2.5}});
+  cluster.all_to_all_in_layers = {{{2, 8, 16}, by_bytes}};
+  const CostModel cost(cluster);
+  const auto in_layer = [](std::int64_t bytes, ExpertSizes experts) {
+    return task(AllToAll{Purpose::Dispatch, TrafficMatrix::uniform({bytes}), experts});
+  };
+  check_cost(cost(in_layer(100, {2, 8, 16})), 1.5, 75);
+  check_cost(cost(in_layer(1000, {2, 8, 16})), 2, 1000);  // half way in the logarithm
+  check_cost(cost(in_layer(1000, {2, 8, 17})), 1, 500);
+  check_cost(cost(in_layer(1000, {})), 1, 500);
+  CHECK(cost.queued_saving(in_layer(1000, {2, 8, 16}), Seconds{9}).count() == Approx(2 * 0.75));
+  CHECK_FALSE(cost.is_line(in_layer(1000, {2, 8, 16})));
+  CHECK(cost.is_line(in_layer(1000, {})));
+}

@@ -193,3 +193,26 @@ TEST_CASE("a plan pipelines unless one chunk is best both ways", "[models][plan]
   cluster.all_to_all[64].model = AlphaBeta<Bytes>{Seconds{1}, {3.84e-10}};
   CHECK_FALSE(make_plan(layer, cluster).pipelines());
 }
+
+TEST_CASE("a plan keeps to one degree where the profile wants it", "[models][plan]") {
+  Cluster cluster = authors_cluster(64);
+  std::mt19937_64 random(5);
+  int unequal = 0;
+  for (int i = 0; i < 100; ++i) {
+    const MoeLayer layer = random_layer(random, 64);
+    for (const std::string schedule_name : {"pipemoe", "pipemoe-deferred"}) {
+      cluster.equal_degrees = false;
+      const Plan free = make_plan(layer, cluster, 8, schedule_name);
+      cluster.equal_degrees = true;
+      const Plan kept = make_plan(layer, cluster, 8, schedule_name);
+      unequal += free.forward.choice.degree != free.backward.choice.degree;
+      REQUIRE(kept.forward.choice.degree == kept.backward.choice.degree);
+      for (std::size_t r = 0; r < kept.forward.by_degree.size(); ++r) {
+        const Seconds both = kept.forward.by_degree[r].time + kept.backward.by_degree[r].time;
+        REQUIRE(kept.iteration() <= both * (1 + 1e-12));
+      }
+      CHECK_THAT(kept.not_tried.front(), Catch::StartsWith("unequal degrees are left out"));
+    }
+  }
+  CHECK(unequal > 10);
+}

@@ -245,3 +245,15 @@ TEST_CASE("work is added by phase and direction", "[models][graph]") {
   CHECK(total_work(graph, Phase::Forward) == WorkTotals{{3}, {4}, {48}});
   CHECK(total_work(graph, Phase::Backward) == WorkTotals{{0}, {8}, {0}});
 }
+
+TEST_CASE("degrees have a short name that reads back", "[models][graph]") {
+  CHECK(to_string(Degrees{4, 4}) == "4");
+  CHECK(to_string(Degrees{4, 2}) == "4/2");
+  for (const Degrees degrees : {Degrees{1, 1}, {12, 3}, {1, 1000000}}) {
+    CHECK(degrees_from(to_string(degrees)) == degrees);
+  }
+  for (const char* bad : {"", "0", "4/", "/4", "4/2/1", "-1", "4 ", "x", "99999999999999999999"}) {
+    CAPTURE(bad);
+    CHECK_THROWS_WITH(degrees_from(bad), Catch::Contains("must be a degree"));
+  }
+}

@@ -30,8 +30,9 @@ class BadInputTest(ValidationTest):
 
     def test_malformed_points(self):
         for message, cells in (
-                ("points.csv: row 3: degree is 0, must be", {"degree": 0}),
-                ("degree is 1.5, must be an integer", {"degree": 1.5}),
+                ('points.csv: row 3: degree is "0", must be a degree, or', {"degree": 0}),
+                ('degree is "1.5", must be a degree', {"degree": 1.5}),
+                ('degree is "2/", must be a degree', {"degree": "2/"}),
                 ("layer slow-link-0, degree 1 stands twice", {"degree": 1}),
                 ("regime slow-link: layer fast-link-0 of points.csv is not among",
                  {"layer": "fast-link-0"}),
@@ -99,7 +100,7 @@ class BadInputTest(ValidationTest):
                 ("they must be of every layer", first(layer="c")),
                 ("choices: layer is missing", first(layer=7)),
                 ("layer a: predicted_regime is missing", first(predicted_regime=None)),
-                ("layer a: closed_form_degree is missing", first(closed_form_degree="4")),
+                ("layer a: closed_form_degree is missing", first(closed_form_degree=4.5)),
                 ("layer a: predicted is fast-link at 2, but fast-link at 4 is the fastest",
                  first(predicted_degree=2)),
                 ("closed_form is slow-link at 4, but fast-link at 4 is",

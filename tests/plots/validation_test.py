@@ -92,7 +92,7 @@ class PictureTest(ValidationTest):
         regimes = self.read().regimes
         self.assertEqual([[layer.name for layer in regime.layers] for regime in regimes],
                          [["a", "b"], ["a", "b"]])
-        self.assertEqual([regime.layers[0].points[1].measured for regime in regimes],
+        self.assertEqual([regime.layers[0].points[1, 1].measured for regime in regimes],
                          [0.0303, 0.01])
         found, text = self.draw_texts()
         self.assertIn("12 makespans of 2 layers in 2 regimes,", text)
@@ -130,6 +130,20 @@ class PictureTest(ValidationTest):
         self.rows, self.summary = results({"slow-link": 8, "fast-link": 7, "real-link": 5})
         found, _ = self.draw_texts()
         self.assertEqual(found.count("pipeline degree"), 20)
+
+    def test_a_layer_may_have_unequal_degrees(self):
+        row = next(row for row in self.rows if (row["regime"], row["degree"]) == ("slow-link", 2))
+        self.rows.append(row | {"degree": "4/2", "predicted_makespan_s": 0.019,
+                                "measured_makespan_s": 0.0195, "measured_min_s": 0.019,
+                                "relative_error": 0.019 / 0.0195 - 1})
+        layer = next(one for one in self.summary["layers"] if one["regime"] == "slow-link")
+        layer |= {"predicted_best_degree": "4/2", "measured_best_degree": "4/2"}
+        for errors in (self.summary["all"], self.summary["regimes"]["slow-link"]):
+            errors["points"] += 1
+        found = self.draw_texts()[1]
+        self.assertIn("best 4/2, as predicted", found)
+        self.assertIn("4/2", found)  # on the axis
+        self.assertIn("best 2, predicted 4: +25.0 %", found)  # of the other regime
 
     def test_layers_may_lack_degrees(self):
         self.rows, self.summary = results({"slow-link": 3})
