@@ -94,8 +94,10 @@ class Calibrator {
                       const std::vector<Times>& times);
   void record_backward(const MoeLayer& layer, const MeasuredChunks& chunks,
                        const std::vector<Times>& times);
-  MeasuredPoint record_exchanges(const MoeLayer& layer, const MeasuredChunks& chunks, double stamp);
-  void record_overlap(const MoeLayer& layer, const LayerMeasurements::Overlap& overlap);
+  MeasuredPoint record_exchanges(const MoeLayer& layer, const MeasuredChunks& chunks);
+  double handoff(std::size_t of_layer, Bytes bytes) const;
+  void record_overlaps();
+  void record_overlap(std::size_t of_layer, const LayerMeasurements::Overlap& overlap, Phase phase);
   void compare_exchanges();
   void record_handoffs();
   Excess record_handoff(std::size_t of_layer, const MeasuredChunks& chunks, ChainParts parts,
@@ -119,6 +121,8 @@ class Calibrator {
   std::vector<LayerMeasurements> measured_;                ///< of each layer
   std::vector<std::map<std::int64_t, double>> computing_;  ///< of each layer, seconds by degree
   std::vector<std::vector<MeasuredPoint>> exchanging_;     ///< of each layer, one behind another
+  Times stamps_;                                           ///< of each layer's computations
+  double exchange_stamp_ = 0;
   std::size_t done_ = 0;
 };
 
@@ -148,7 +152,8 @@ void Calibrator::record_chunks() {
     points_.join =
         std::max(0.0, record({"join", "", group_.size(), 1, "computation"}, joins).seconds);
   }
-  const Times stamps = time_stamps(measured_);
+  stamps_ = time_stamps(measured_);
+  exchange_stamp_ = tools_.gives_ahead ? exchange_stamp(measured_, stamps_) : 0;
   for (std::size_t i = 0; i < layers_.size(); ++i) {
     computing_.emplace_back();
     exchanging_.emplace_back();
@@ -156,16 +161,15 @@ void Calibrator::record_chunks() {
       std::vector<Times> by_task;
       for (TaskId id = 0; id < chunks.graph.size(); ++id) {
         Times times = chunks.durations(id);
-        for (double& time : times) time = std::max(time - stamps[i], time / 2);
+        for (double& time : times) time = std::max(time - stamps_[i], time / 2);
         by_task.push_back(across(group_, times, Across::Slowest));
       }
       computing_[i][chunks.degree] = record_tasks(layers_[i], chunks, by_task);
       record_backward(layers_[i], chunks, by_task);
       if (tools_.gives_ahead) {
-        exchanging_[i].push_back(record_exchanges(layers_[i], chunks, stamps[i]));
+        exchanging_[i].push_back(record_exchanges(layers_[i], chunks));
       }
     }
-    for (const auto& overlap : measured_[i].overlaps) record_overlap(layers_[i], overlap);
   }
 }
 
@@ -230,8 +234,7 @@ void Calibrator::record_backward(const MoeLayer& layer, const MeasuredChunks& ch
 }
 
 // One behind another, between the layer's own buffers: each iteration's mean.
-MeasuredPoint Calibrator::record_exchanges(const MoeLayer& layer, const MeasuredChunks& chunks,
-                                           double stamp) {
+MeasuredPoint Calibrator::record_exchanges(const MoeLayer& layer, const MeasuredChunks& chunks) {
   double count = 0, bytes = 0;
   Times each(chunks.measured.iterations.size(), 0);
   for (const auto& [before, id] : chunks.graph.dependencies()) {
@@ -239,7 +242,7 @@ MeasuredPoint Calibrator::record_exchanges(const MoeLayer& layer, const Measured
     if (!is_exchange(task) || !is_exchange(chunks.graph.task(before))) continue;
     const Times times = chunks.durations(id);
     for (std::size_t i = 0; i < each.size(); ++i) {
-      each[i] += std::max(times[i] - stamp, times[i] / 2);
+      each[i] += std::max(times[i] - exchange_stamp_, times[i] / 2);
     }
     bytes += exchanged_bytes(task.operation).amount();
     count += 1;
@@ -247,23 +250,6 @@ MeasuredPoint Calibrator::record_exchanges(const MoeLayer& layer, const Measured
   for (double& mean : each) mean /= count;
   return record({"all_to_all, in the layer", layer.name, group_.size(), bytes / count, "byte"},
                 across(group_, each, Across::Last));
-}
-
-void Calibrator::record_overlap(const MoeLayer& layer, const LayerMeasurements::Overlap& overlap) {
-  const Contention mine = contention(overlap);
-  const auto medians = [&](const Times& factors) {
-    std::vector<std::optional<double>> of_ranks;
-    for (const Times& of_rank : all_gather(group_, factors)) {
-      of_ranks.push_back(of_rank.empty() ? std::nullopt : std::optional(summarize(of_rank).median));
-    }
-    return of_ranks;
-  };
-  const ExpertSizes sizes = layer.expert_sizes(group_.size());
-  const auto of_compute = medians(mine.compute), of_communication = medians(mine.communication);
-  for (std::size_t rank = 0; rank < of_compute.size(); ++rank) {
-    result_.contention.push_back({layer.name, sizes, overlap.beside.degree, static_cast<int>(rank),
-                                  mine.in_flight, of_compute[rank], of_communication[rank]});
-  }
 }
 
 // The points themselves, between which times are interpolated.
@@ -323,6 +309,49 @@ Excess Calibrator::record_handoff(std::size_t of_layer, const MeasuredChunks& ch
          each);
   result_.rows.back().outliers = 0;  // of what is left of long makespans, not of times
   return excess;
+}
+
+// Behind a computation, and not behind another exchange.
+double Calibrator::handoff(std::size_t of_layer, Bytes bytes) const {
+  if (!tools_.gives_ahead) return 0;
+  const Fit<Bytes> alone = exact(points_.all_to_all.at(group_.size()));
+  const Fit<Bytes> queued = exact(points_.all_to_all_queued.at(group_.size()));
+  const double by_itself = (alone(bytes) - queued(bytes)).count();
+  const double in_layer = points_.in_layers[of_layer].slowdown.at(bytes) * by_itself;
+  return std::max(0.0, in_layer + points_.handoffs.alone - points_.handoffs.queued);
+}
+
+void Calibrator::record_overlap(std::size_t of_layer, const LayerMeasurements::Overlap& overlap,
+                                Phase phase) {
+  const MoeLayer& layer = layers_[of_layer];
+  const Bytes bytes = largest_exchange(overlap.beside.graph);
+  const SpanCosts::Stamps alone{stamps_[of_layer], exchange_stamp_};
+  const Contention mine = contention(
+      overlap, phase, {alone, stamps_beside(overlap.beside, alone), handoff(of_layer, bytes)});
+  const auto medians = [&](const Times& factors) {
+    std::vector<std::optional<double>> of_ranks;
+    for (const Times& of_rank : all_gather(group_, factors)) {
+      of_ranks.push_back(of_rank.empty() ? std::nullopt : std::optional(summarize(of_rank).median));
+    }
+    return of_ranks;
+  };
+  const ExpertSizes sizes = layer.expert_sizes(group_.size());
+  const auto of_compute = medians(mine.compute), of_communication = medians(mine.communication);
+  for (std::size_t rank = 0; rank < of_compute.size(); ++rank) {
+    result_.contention.push_back({layer.name, sizes, phase, overlap.beside.degree,
+                                  static_cast<int>(rank), bytes, of_compute[rank],
+                                  of_communication[rank]});
+  }
+}
+
+void Calibrator::record_overlaps() {
+  for (std::size_t i = 0; i < layers_.size(); ++i) {
+    for (const auto& overlap : measured_[i].overlaps) {
+      for (const Phase phase : {Phase::Forward, Phase::Backward}) {
+        record_overlap(i, overlap, phase);
+      }
+    }
+  }
 }
 
 void Calibrator::measure_gemms() {
@@ -433,6 +462,7 @@ Calibration Calibrator::run() {
   measure_exchanges();
   compare_exchanges();
   record_handoffs();
+  record_overlaps();
   points_.contention = result_.contention;
   result_.cluster = calibrated_profile(points_, layers_.front().dtype, tools_, group_, options_);
   result_.cluster.equal_degrees =

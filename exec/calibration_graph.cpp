@@ -126,30 +126,21 @@ TaskGraph experts_under_exchanges(const MoeLayer& layer, std::int64_t num_ranks,
   TaskGraphBuilder builder("experts-under-exchanges", num_ranks);
   Chain chain(builder);
   chain.then(chunks.tasks.gate(Phase::Forward));
-  TaskId arrived = chain.then(chunks.tasks.permute(Phase::Forward));
-  for (Task& task : chunks.exchanges(Purpose::Dispatch, Phase::Forward)) {
-    arrived = chain.then(std::move(task));
-  }
-  // Each exchange but the first waits for the expert before the one that it runs beside.
-  const auto beside = [&](TaskId after, std::vector<Task> experts, std::vector<Task> exchanges) {
-    TaskId expert{}, exchange{};
+  TaskId computed = chain.then(chunks.tasks.permute(Phase::Forward)), exchanged = computed;
+  // Experts wait for all exchanges before; each exchange for the expert before the one beside it.
+  const auto beside = [&](std::vector<Task> experts, std::vector<Task> exchanges) {
+    const TaskId arrived = exchanged;
     for (std::size_t i = 0; i < experts.size(); ++i) {
-      const TaskId free = i == 0 ? after : expert;
-      expert = builder.append(std::move(experts[i]));
-      exchange = builder.append(std::move(exchanges[i]));
-      builder.depend(after, expert);
-      builder.depend(free, exchange);
+      const TaskId expert = builder.append(std::move(experts[i]));
+      exchanged = builder.append(std::move(exchanges[i]));
+      builder.depend(arrived, expert);
+      builder.depend(computed, exchanged);
+      computed = expert;
     }
-    return exchange;
   };
-  arrived = beside(arrived, chunks.experts(Pass::Forward),
-                   chunks.exchanges(Purpose::Combine, Phase::Backward));
-  TaskId computed{};
-  for (Task& task : chunks.experts(Pass::InputGradient)) {
-    computed = builder.append(std::move(task));
-    builder.depend(arrived, computed);
-  }
-  beside(computed, chunks.experts(Pass::WeightGradient),
+  beside(chunks.experts(Pass::Forward), chunks.exchanges(Purpose::Combine, Phase::Backward));
+  beside(chunks.experts(Pass::InputGradient), chunks.exchanges(Purpose::Dispatch, Phase::Forward));
+  beside(chunks.experts(Pass::WeightGradient),
          chunks.exchanges(Purpose::Dispatch, Phase::Backward));
   return std::move(builder).build();
 }

@@ -21,9 +21,8 @@ TaskGraph grouped_chunks(const MoeLayer& layer, std::int64_t num_ranks, std::int
 TaskGraph computations_only(const MoeLayer& layer, std::int64_t num_ranks, std::int64_t degree);
 
 /// Experts of each chunk on the compute stream beside an exchange that is given when they are, as
-/// where a layer's chunks overlap: forward experts beside the backward phase's first exchanges,
-/// then, all input gradients done, weight gradients beside its last ones. Both use buffers of their
-/// own.
+/// where a layer's chunks overlap: forward experts beside combines' gradients, input gradients
+/// beside dispatches, weight gradients beside dispatches' gradients.
 TaskGraph experts_under_exchanges(const MoeLayer& layer, std::int64_t num_ranks,
                                   std::int64_t degree);
 

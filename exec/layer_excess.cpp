@@ -36,6 +36,21 @@ std::vector<double> time_stamps(const std::vector<LayerMeasurements>& layers) {
   return stamps;
 }
 
+double exchange_stamp(const std::vector<LayerMeasurements>& layers,
+                      const std::vector<double>& stamps) {
+  std::vector<Excess> all;
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    for (const auto& [degree, graph, measured] : layers[i].grouped) {
+      const double exchanges = static_cast<double>(
+          std::count_if(graph.tasks().begin(), graph.tasks().end(), is_exchange));
+      const double computations = static_cast<double>(graph.size()) - exchanges;
+      all.push_back({exchanges, median(measured.disturbance).count() - computations * stamps[i],
+                     median(measured.makespans).count()});
+    }
+  }
+  return std::max(0.0, cost_of_one(all));
+}
+
 Excess handoff_excess(const TaskGraph& chain, double makespan, const ChainParts& parts,
                       Exchanges counted) {
   Excess excess{.seconds = makespan - parts.computing, .whole = makespan};

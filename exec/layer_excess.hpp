@@ -25,6 +25,11 @@ double cost_of_one(const std::vector<Excess>& measured);
 /// what it is on the whole.
 std::vector<double> time_stamps(const std::vector<LayerMeasurements>& layers);
 
+/// Seconds that a time stamp adds to an exchange behind another one, where `stamps` are those of
+/// the layers' computations.
+double exchange_stamp(const std::vector<LayerMeasurements>& layers,
+                      const std::vector<double>& stamps);
+
 /// What is known of a chain, no two tasks of which overlap, in seconds where nothing else is said.
 struct ChainParts {
   double computing = 0;      ///< its computations by themselves

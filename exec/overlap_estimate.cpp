@@ -11,18 +11,24 @@
 namespace pipemoe::exec {
 namespace {
 
-// Whether an experts_under_exchanges graph has it beside exchanges, or is one of these.
-bool stands_beside(const Task& task) {
-  const auto* expert = std::get_if<ExpertFfn>(&task.operation);
-  if (expert == nullptr) return is_exchange(task) && task.phase == Phase::Backward;
-  return expert->pass != Pass::InputGradient;
+// Whether, in an experts_under_exchanges graph, the task is one of that phase's experts or of the
+// exchanges beside them: forward's stand beside combines.
+bool stands_in(Phase phase, const Task& task) {
+  if (std::holds_alternative<ExpertFfn>(task.operation)) return task.phase == phase;
+  if (!is_exchange(task)) return false;
+  const bool combines = task.key().operation == OperationKind::Combine;
+  return combines == (phase == Phase::Forward);
 }
 
 // Medians of every task.
-std::map<TaskKey, Seconds> alone_times(const MeasuredChunks& chunks) {
-  std::map<TaskKey, Seconds> alone;
+std::map<TaskKey, double> alone_times(const MeasuredChunks& chunks,
+                                      const SpanCosts::Stamps& stamps) {
+  std::map<TaskKey, double> alone;
   for (TaskId id = 0; id < chunks.graph.size(); ++id) {
-    alone[chunks.graph.task(id).key()] = Seconds{summarize(chunks.durations(id)).median};
+    const Task& task = chunks.graph.task(id);
+    const double span = summarize(chunks.durations(id)).median;
+    const double stamp = is_exchange(task) ? stamps.exchange : stamps.computation;
+    alone[task.key()] = std::max(span - stamp, span / 2);
   }
   return alone;
 }
@@ -49,21 +55,55 @@ std::optional<double> slowdown(const StreamTimes& stream, const StreamTimes& oth
   return both / worked_together;
 }
 
-Contention contention(const LayerMeasurements::Overlap& overlap) {
-  const std::map<TaskKey, Seconds> alone = alone_times(overlap.alone);
+SpanCosts::Stamps stamps_beside(const MeasuredChunks& beside, const SpanCosts::Stamps& alone) {
+  constexpr double kMostMore = 8e-6;
+  double computing = 0, exchanging = 0, computations = 0, exchanges = 0;
+  for (TaskId id = 0; id < beside.graph.size(); ++id) {
+    const bool exchange = is_exchange(beside.graph.task(id));
+    (exchange ? exchanging : computing) += summarize(beside.durations(id)).median;
+    (exchange ? exchanges : computations) += 1;
+  }
+  const double all = median(beside.measured.disturbance).count();
+  const auto one = [&](double count, double least) {
+    return std::clamp(all / count, least, least + kMostMore);
+  };
+  SpanCosts::Stamps stamps = alone;
+  if (computing > exchanging) {
+    stamps.computation = one(computations, alone.computation);
+  } else {
+    stamps.exchange = one(exchanges, alone.exchange);
+  }
+  return stamps;
+}
+
+Bytes largest_exchange(const TaskGraph& graph) {
+  Bytes largest;
+  for (const Task& task : graph.tasks()) {
+    largest = std::max(largest, exchanged_bytes(task.operation));
+  }
+  return largest;
+}
+
+Contention contention(const LayerMeasurements::Overlap& overlap, Phase phase,
+                      const SpanCosts& costs) {
+  const std::map<TaskKey, double> alone = alone_times(overlap.alone, costs.alone);
   const TaskGraph& graph = overlap.beside.graph;
   Contention found;
-  for (const Task& task : graph.tasks()) {
-    found.in_flight = std::max(found.in_flight, exchanged_bytes(task.operation));
-  }
   for (const auto& iteration : overlap.beside.measured.iterations) {
     StreamTimes experts, exchanges;
+    Seconds stream_free{};  // of exchanges
     for (TaskId id = 0; id < graph.size(); ++id) {
       const Task& task = graph.task(id);
-      if (!stands_beside(task)) continue;
-      StreamTimes& stream = is_exchange(task) ? exchanges : experts;
-      stream.tasks.push_back(iteration[id]);
-      stream.alone += alone.at(task.key());
+      const bool exchange = is_exchange(task);
+      const bool handed = exchange && iteration[id].start > stream_free;
+      if (exchange) stream_free = iteration[id].end;
+      if (!stands_in(phase, task)) continue;
+      const double stamp = exchange ? costs.beside.exchange : costs.beside.computation;
+      TaskTimes times = iteration[id];
+      times.end -= std::min(Seconds{stamp}, times.duration() / 2);
+      StreamTimes& stream = exchange ? exchanges : experts;
+      stream.tasks.push_back(times);
+      stream.alone += Seconds{alone.at(task.key()) + (handed ? costs.handoff : 0)};
     }
     if (const auto factor = slowdown(experts, exchanges)) found.compute.push_back(*factor);
     if (const auto factor = slowdown(exchanges, experts)) found.communication.push_back(*factor);

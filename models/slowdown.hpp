@@ -1,6 +1,7 @@
 // By how much tasks slow each other, as a function of how much is in flight.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -33,11 +34,12 @@ class Slowdown {
   Points points_;
 };
 
-/// Slowdowns while experts of these sizes compute.
+/// Slowdowns while experts of these sizes compute, in one phase or in both.
 struct ExpertOverlap {
   ExpertSizes sizes;
   Slowdown compute;
   Slowdown communication;
+  std::optional<Phase> phase = std::nullopt;
   bool operator==(const ExpertOverlap&) const = default;
 };
 
@@ -63,7 +65,7 @@ struct Overlap {
   std::vector<ExpertOverlap> experts = {};
 
   /// Null: none of these sizes.
-  const ExpertOverlap* of(const ExpertSizes& sizes) const;
+  const ExpertOverlap* of(const ExpertSizes& sizes, Phase phase) const;
   bool operator==(const Overlap&) const = default;
 };
 

@@ -65,6 +65,18 @@ TEST_CASE("what exchanges take longer in a chain is what its makespan has beyond
         Approx(-0.2));
 }
 
+TEST_CASE("exchanges' stamps are what computations' leave of the disturbance",
+          "[exec][calibrate]") {
+  std::vector<LayerMeasurements> layers(1);
+  MeasuredChunks chunks{3, grouped_chunks(layer(), 4, 3), {}};
+  const double exchanges = 4 * 3, computations = static_cast<double>(chunks.graph.size()) - 12;
+  chunks.measured.makespans = {Seconds{100}};
+  chunks.measured.disturbance = {Seconds{0.25 * computations + 0.5 * exchanges}};
+  layers.front().grouped.push_back(chunks);
+  CHECK(exchange_stamp(layers, {0.25}) == Approx(0.5));
+  CHECK(exchange_stamp(layers, {10}) == 0);
+}
+
 TEST_CASE("a time stamp costs each layer its own, but no long one far more than the others",
           "[exec][calibrate]") {
   const double tasks = static_cast<double>(computations_only(layer(), 4, 1).size());

@@ -67,49 +67,91 @@ TEST_CASE("two ranks' points of two sizes are two points", "[exec][overlap]") {
   CHECK(found.at({1 << 24}) == Approx(1.2));
 }
 
-TEST_CASE("contention is what experts and exchanges beside each other take longer than alone",
-          "[exec][calibrate]") {
-  const MoeLayer layer{
-      .tokens_per_rank = 512, .model_dim = 64, .hidden_dim = 32, .num_experts = 8, .top_k = 2};
-  LayerMeasurements::Overlap overlap{{2, grouped_chunks(layer, 4, 2), {}},
-                                     {2, experts_under_exchanges(layer, 4, 2), {}}};
+namespace {
+
+MoeLayer small_layer() {
+  return {.tokens_per_rank = 512, .model_dim = 64, .hidden_dim = 32, .num_experts = 8, .top_k = 2};
+}
+
+// Every task takes 1 s alone.
+LayerMeasurements::Overlap overlap_of_ones() {
+  LayerMeasurements::Overlap overlap{{2, grouped_chunks(small_layer(), 4, 2), {}},
+                                     {2, experts_under_exchanges(small_layer(), 4, 2), {}}};
   overlap.alone.measured.iterations.emplace_back(overlap.alone.graph.size(),
                                                  TaskTimes{Seconds{0}, Seconds{1}});
-  // Experts from 10 on and weight gradients from 50 on, exchanges beside them, or after them when
-  // they do not meet.
-  const auto add_iteration = [&](double expert, double exchange, bool meet) {
-    auto& tasks = overlap.beside.measured.iterations.emplace_back();
-    Bytes bytes;
-    for (const Task& task : overlap.beside.graph.tasks()) {
-      const double at = task.chunk;
-      const auto* ffn = std::get_if<ExpertFfn>(&task.operation);
-      const OperationKind kind = task.key().operation;
-      const double begin =
-          kind == OperationKind::ExpertWeightGradient || kind == OperationKind::Dispatch ? 50 : 10;
-      if (ffn != nullptr && ffn->pass != Pass::InputGradient) {
-        tasks.push_back({Seconds{begin + at * expert}, Seconds{begin + (at + 1) * expert}});
-      } else if (ffn == nullptr && task.phase == Phase::Backward) {
-        const double from = begin + (meet ? 0 : 10);
-        tasks.push_back({Seconds{from + at * exchange}, Seconds{from + (at + 1) * exchange}});
-        bytes = exchanged_bytes(task.operation);
-      } else {
-        tasks.push_back({Seconds{0}, Seconds{100}});  // neither stands beside the other
-      }
+  return overlap;
+}
+
+// Forward experts from 10 on, gradients from 50 and 70 on, each so long; exchanges beside them, so
+// long, each from a little after the one before; or after them, where they do not meet.
+void add_iteration(LayerMeasurements::Overlap& overlap, double expert, double exchange, bool meet) {
+  auto& tasks = overlap.beside.measured.iterations.emplace_back();
+  for (const Task& task : overlap.beside.graph.tasks()) {
+    const TaskKey key = task.key();
+    const double begin =
+        key.operation == OperationKind::Expert || key.operation == OperationKind::Combine     ? 10
+        : key.operation == OperationKind::ExpertInputGradient || task.phase == Phase::Forward ? 50
+                                                                                              : 70;
+    const bool moves = std::holds_alternative<AllToAll>(task.operation);
+    const double each = moves ? exchange : expert, from = begin + (moves && !meet ? 10 : 0);
+    if (key.operation == OperationKind::Gate || key.operation == OperationKind::Permute) {
+      tasks.push_back({Seconds{0}, Seconds{5}});
+    } else {
+      tasks.push_back({Seconds{from + task.chunk * each}, Seconds{from + (task.chunk + 1) * each}});
     }
-    return bytes;
-  };
-  const Bytes bytes = add_iteration(2, 2, true);
-  add_iteration(1, 1, false);
-  const Contention found = contention(overlap);
-  CHECK(found.in_flight == bytes);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("contention is what experts and exchanges beside each other take longer than alone",
+          "[exec][calibrate]") {
+  const Phase phase = GENERATE(Phase::Forward, Phase::Backward);
+  auto overlap = overlap_of_ones();
+  add_iteration(overlap, 2, 2, true);
+  add_iteration(overlap, 1, 1, false);
+  const Contention found = contention(overlap, phase, {});
   REQUIRE(found.compute.size() == 1);
   REQUIRE(found.communication.size() == 1);
   CHECK(found.compute.front() == Approx(2));
   CHECK(found.communication.front() == Approx(2));
   // Experts take 1.5 each, all of it beside exchanges of 2: these are alone for 1 of their 4.
-  add_iteration(1.5, 2, true);
-  const Contention more = contention(overlap);
+  add_iteration(overlap, 1.5, 2, true);
+  const Contention more = contention(overlap, phase, {});
   REQUIRE(more.compute.size() == 2);
   CHECK(more.compute.back() == Approx(1.5));
   CHECK(more.communication.back() == Approx(3));
+  CHECK(largest_exchange(overlap.beside.graph).count == 512 * 2 * 64 * 4 / 2);
+}
+
+TEST_CASE("contention leaves out what spans and handoffs cost", "[exec][calibrate]") {
+  auto overlap = overlap_of_ones();
+  add_iteration(overlap, 2, 2, true);
+  // Alone 0.9 and 0.8 without stamps; beside, spans of 2 are 1.8 and 1.6 without theirs.
+  const SpanCosts costs{{0.1, 0.2}, {0.2, 0.4}, 0};
+  const Contention stamped = contention(overlap, Phase::Forward, costs);
+  CHECK(stamped.communication.front() == Approx(1.6 / 0.8));
+  // The first exchange of two waited for no other one: half a second of its time is its handoff.
+  const Contention handed = contention(overlap, Phase::Forward, {{}, {}, 0.5});
+  CHECK(handed.communication.front() == Approx(4 / 2.5));
+  CHECK(handed.compute.front() == Approx(2));
+}
+
+TEST_CASE("the busier stream pays for the stamps beside", "[exec][calibrate]") {
+  auto overlap = overlap_of_ones();
+  add_iteration(overlap, 3, 2, true);
+  const SpanCosts::Stamps alone{1e-6, 2e-6};
+  auto& disturbance = overlap.beside.measured.disturbance;
+  disturbance = {Seconds{8 * 4e-6}};  // two computations before 6 beside exchanges
+  CHECK(stamps_beside(overlap.beside, alone).computation == Approx(4e-6));
+  CHECK(stamps_beside(overlap.beside, alone).exchange == 2e-6);
+  disturbance = {Seconds{1}};
+  CHECK(stamps_beside(overlap.beside, alone).computation == Approx(9e-6));
+  disturbance = {Seconds{0}};
+  CHECK(stamps_beside(overlap.beside, alone).computation == 1e-6);
+  overlap.beside.measured.iterations.clear();
+  add_iteration(overlap, 2, 9, true);
+  disturbance = {Seconds{6 * 3e-6}};
+  CHECK(stamps_beside(overlap.beside, alone).computation == 1e-6);
+  CHECK(stamps_beside(overlap.beside, alone).exchange == Approx(3e-6));
 }
