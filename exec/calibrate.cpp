@@ -97,7 +97,7 @@ class Calibrator {
   MeasuredPoint record_exchanges(const MoeLayer& layer, const MeasuredChunks& chunks);
   double handoff(std::size_t of_layer, Bytes bytes) const;
   void record_overlaps();
-  void record_overlap(std::size_t of_layer, const LayerMeasurements::Overlap& overlap, Phase phase);
+  void record_overlap(std::size_t of_layer, const LayerMeasurements::Overlap& overlap);
   void compare_exchanges();
   void record_handoffs();
   Excess record_handoff(std::size_t of_layer, const MeasuredChunks& chunks, ChainParts parts,
@@ -321,13 +321,12 @@ double Calibrator::handoff(std::size_t of_layer, Bytes bytes) const {
   return std::max(0.0, in_layer + points_.handoffs.alone - points_.handoffs.queued);
 }
 
-void Calibrator::record_overlap(std::size_t of_layer, const LayerMeasurements::Overlap& overlap,
-                                Phase phase) {
+void Calibrator::record_overlap(std::size_t of_layer, const LayerMeasurements::Overlap& overlap) {
   const MoeLayer& layer = layers_[of_layer];
   const Bytes bytes = largest_exchange(overlap.beside.graph);
   const SpanCosts::Stamps alone{stamps_[of_layer], exchange_stamp_};
   const Contention mine = contention(
-      overlap, phase, {alone, stamps_beside(overlap.beside, alone), handoff(of_layer, bytes)});
+      overlap, {alone, stamps_beside(overlap.beside, alone), handoff(of_layer, bytes)});
   const auto medians = [&](const Times& factors) {
     std::vector<std::optional<double>> of_ranks;
     for (const Times& of_rank : all_gather(group_, factors)) {
@@ -338,19 +337,14 @@ void Calibrator::record_overlap(std::size_t of_layer, const LayerMeasurements::O
   const ExpertSizes sizes = layer.expert_sizes(group_.size());
   const auto of_compute = medians(mine.compute), of_communication = medians(mine.communication);
   for (std::size_t rank = 0; rank < of_compute.size(); ++rank) {
-    result_.contention.push_back({layer.name, sizes, phase, overlap.beside.degree,
-                                  static_cast<int>(rank), bytes, of_compute[rank],
-                                  of_communication[rank]});
+    result_.contention.push_back({layer.name, sizes, overlap.beside.degree, static_cast<int>(rank),
+                                  bytes, of_compute[rank], of_communication[rank]});
   }
 }
 
 void Calibrator::record_overlaps() {
   for (std::size_t i = 0; i < layers_.size(); ++i) {
-    for (const auto& overlap : measured_[i].overlaps) {
-      for (const Phase phase : {Phase::Forward, Phase::Backward}) {
-        record_overlap(i, overlap, phase);
-      }
-    }
+    for (const auto& overlap : measured_[i].overlaps) record_overlap(i, overlap);
   }
 }
 

@@ -78,7 +78,6 @@ struct CalibrationRow {
 struct ContentionRow {
   std::string layer;
   ExpertSizes sizes;
-  Phase phase = Phase::Forward;  ///< of the experts
   std::int64_t degree = 1;
   int rank = 0;
   Bytes in_flight;  ///< a rank's, of the exchange beside which experts ran

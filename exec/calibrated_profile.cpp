@@ -103,39 +103,20 @@ struct SlowdownPoints {
   bool complete() const { return !compute.empty() && !communication.empty(); }
 };
 
-// Of each phase, or of both together where one of them does not tell both slowdowns.
-void add_overlaps(const ExpertSizes& sizes, const CalibrationPoints& points, std::size_t together,
-                  std::vector<ExpertOverlap>& to) {
-  const auto points_of = [&](auto counts) {
-    SlowdownPoints found;
-    for (const ContentionRow& row : points.contention) {
-      if (row.sizes == sizes && counts(row.phase)) found.add(row);
-    }
-    return found;
-  };
-  const auto add = [&](SlowdownPoints of, std::optional<Phase> phase) {
-    to.push_back({sizes, slowdown_by_bytes(std::move(of.compute), together),
-                  slowdown_by_bytes(std::move(of.communication), together), phase});
-  };
-  const SlowdownPoints forward = points_of([](Phase phase) { return phase == Phase::Forward; });
-  const SlowdownPoints backward = points_of([](Phase phase) { return phase == Phase::Backward; });
-  const SlowdownPoints both = points_of([](Phase) { return true; });
-  if (forward.complete() && backward.complete()) {
-    add(forward, Phase::Forward);
-    add(backward, Phase::Backward);
-  } else if (both.complete()) {
-    add(both, std::nullopt);
-  }
-}
-
 std::vector<ExpertOverlap> overlap_by_experts(const CalibrationPoints& points, int ranks) {
-  const auto together = static_cast<std::size_t>(ranks);  // a point for each number of bytes
-  std::vector<ExpertSizes> seen;
-  std::vector<ExpertOverlap> experts;
+  std::vector<std::pair<ExpertSizes, SlowdownPoints>> by_sizes;
   for (const ContentionRow& row : points.contention) {
-    if (std::find(seen.begin(), seen.end(), row.sizes) != seen.end()) continue;
-    seen.push_back(row.sizes);
-    add_overlaps(row.sizes, points, together, experts);
+    auto found = std::find_if(by_sizes.begin(), by_sizes.end(),
+                              [&](const auto& one) { return one.first == row.sizes; });
+    if (found == by_sizes.end()) found = by_sizes.insert(found, {row.sizes, {}});
+    found->second.add(row);
+  }
+  const auto together = static_cast<std::size_t>(ranks);  // a point for each number of bytes
+  std::vector<ExpertOverlap> experts;
+  for (const auto& [sizes, of] : by_sizes) {
+    if (!of.complete()) continue;
+    experts.push_back({sizes, slowdown_by_bytes(of.compute, together),
+                       slowdown_by_bytes(of.communication, together)});
   }
   return experts;
 }

@@ -126,22 +126,19 @@ TaskGraph experts_under_exchanges(const MoeLayer& layer, std::int64_t num_ranks,
   TaskGraphBuilder builder("experts-under-exchanges", num_ranks);
   Chain chain(builder);
   chain.then(chunks.tasks.gate(Phase::Forward));
-  TaskId computed = chain.then(chunks.tasks.permute(Phase::Forward)), exchanged = computed;
-  // Experts wait for all exchanges before; each exchange for the expert before the one beside it.
-  const auto beside = [&](std::vector<Task> experts, std::vector<Task> exchanges) {
-    const TaskId arrived = exchanged;
-    for (std::size_t i = 0; i < experts.size(); ++i) {
-      const TaskId expert = builder.append(std::move(experts[i]));
-      exchanged = builder.append(std::move(exchanges[i]));
-      builder.depend(arrived, expert);
-      builder.depend(computed, exchanged);
-      computed = expert;
-    }
-  };
-  beside(chunks.experts(Pass::Forward), chunks.exchanges(Purpose::Combine, Phase::Backward));
-  beside(chunks.experts(Pass::InputGradient), chunks.exchanges(Purpose::Dispatch, Phase::Forward));
-  beside(chunks.experts(Pass::WeightGradient),
-         chunks.exchanges(Purpose::Dispatch, Phase::Backward));
+  TaskId arrived = chain.then(chunks.tasks.permute(Phase::Forward));
+  for (Task& task : chunks.exchanges(Purpose::Dispatch, Phase::Forward)) {
+    arrived = chain.then(std::move(task));
+  }
+  std::vector<Task> experts = chunks.experts(Pass::Forward);
+  std::vector<Task> exchanges = chunks.exchanges(Purpose::Combine, Phase::Backward);
+  TaskId computed = arrived;  // before the expert beside which an exchange runs
+  for (std::size_t i = 0; i < experts.size(); ++i) {
+    const TaskId expert = builder.append(std::move(experts[i]));
+    builder.depend(arrived, expert);
+    builder.depend(computed, builder.append(std::move(exchanges[i])));
+    computed = expert;
+  }
   return std::move(builder).build();
 }
 

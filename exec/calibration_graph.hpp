@@ -20,9 +20,9 @@ TaskGraph grouped_chunks(const MoeLayer& layer, std::int64_t num_ranks, std::int
 /// The computations of grouped_chunks without any exchange.
 TaskGraph computations_only(const MoeLayer& layer, std::int64_t num_ranks, std::int64_t degree);
 
-/// Experts of each chunk on the compute stream beside an exchange that is given when they are, as
-/// where a layer's chunks overlap: forward experts beside combines' gradients, input gradients
-/// beside dispatches, weight gradients beside dispatches' gradients.
+/// Behind all dispatches, forward experts of each chunk on the compute stream beside an exchange of
+/// the backward phase that is given when they are, as where a layer's chunks overlap, on buffers of
+/// their own.
 TaskGraph experts_under_exchanges(const MoeLayer& layer, std::int64_t num_ranks,
                                   std::int64_t degree);
 

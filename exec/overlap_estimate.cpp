@@ -11,13 +11,10 @@
 namespace pipemoe::exec {
 namespace {
 
-// Whether, in an experts_under_exchanges graph, the task is one of that phase's experts or of the
-// exchanges beside them: forward's stand beside combines.
-bool stands_in(Phase phase, const Task& task) {
-  if (std::holds_alternative<ExpertFfn>(task.operation)) return task.phase == phase;
-  if (!is_exchange(task)) return false;
-  const bool combines = task.key().operation == OperationKind::Combine;
-  return combines == (phase == Phase::Forward);
+// Whether, in an experts_under_exchanges graph, the task stands beside others.
+bool stands_beside(const Task& task) {
+  return is_exchange(task) ? task.phase == Phase::Backward
+                           : std::holds_alternative<ExpertFfn>(task.operation);
 }
 
 // Medians of every task.
@@ -84,8 +81,7 @@ Bytes largest_exchange(const TaskGraph& graph) {
   return largest;
 }
 
-Contention contention(const LayerMeasurements::Overlap& overlap, Phase phase,
-                      const SpanCosts& costs) {
+Contention contention(const LayerMeasurements::Overlap& overlap, const SpanCosts& costs) {
   const std::map<TaskKey, double> alone = alone_times(overlap.alone, costs.alone);
   const TaskGraph& graph = overlap.beside.graph;
   Contention found;
@@ -97,7 +93,7 @@ Contention contention(const LayerMeasurements::Overlap& overlap, Phase phase,
       const bool exchange = is_exchange(task);
       const bool handed = exchange && iteration[id].start > stream_free;
       if (exchange) stream_free = iteration[id].end;
-      if (!stands_in(phase, task)) continue;
+      if (!stands_beside(task)) continue;
       const double stamp = exchange ? costs.beside.exchange : costs.beside.computation;
       TaskTimes times = iteration[id];
       times.end -= std::min(Seconds{stamp}, times.duration() / 2);

@@ -40,12 +40,11 @@ SpanCosts::Stamps stamps_beside(const MeasuredChunks& beside, const SpanCosts::S
 /// A rank's bytes.
 Bytes largest_exchange(const TaskGraph& graph);
 
-/// How much a phase's experts and the exchanges beside them slowed each other on this rank.
+/// How much experts and the exchanges beside them slowed each other on this rank.
 struct Contention {
   std::vector<double> compute, communication;  ///< one for each iteration in which they met
 };
-Contention contention(const LayerMeasurements::Overlap& overlap, Phase phase,
-                      const SpanCosts& costs);
+Contention contention(const LayerMeasurements::Overlap& overlap, const SpanCosts& costs);
 
 struct SlowdownPoint {
   Bytes in_flight;

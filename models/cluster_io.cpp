@@ -157,24 +157,17 @@ Slowdown read_slowdown(ConfigTable& table, const std::string& key) {
   }
 }
 
-bool same_experts(const ExchangesInLayers& a, const ExchangesInLayers& b) {
-  return a.sizes == b.sizes;
-}
-bool same_experts(const ExpertOverlap& a, const ExpertOverlap& b) {
-  return a.sizes == b.sizes && (!a.phase || !b.phase || a.phase == b.phase);
-}
-
 // Adds what `read` makes of each table of the list, unless one of these experts is there already.
 template <class One, class Read>
 void read_by_experts(ConfigTable& parent, const std::string& list, std::vector<One>& all,
                      Read read) {
   if (!parent.has(list)) return;
   for (ConfigTable& table : parent.tables(list)) {
-    One one = read(read_sizes(table), table);
+    const ExpertSizes sizes = read_sizes(table);
     for (const One& other : all) {
-      if (same_experts(other, one)) table.fail("model_dim", "of these experts stands twice");
+      if (other.sizes == sizes) table.fail("model_dim", "of these experts stands twice");
     }
-    all.push_back(std::move(one));
+    all.push_back(read(sizes, table));
     table.finish();
   }
 }
@@ -235,12 +228,8 @@ void read_overlap(ConfigTable& root, Cluster& cluster) {
                             read_slowdown(table, "communication_slowdown"), table.text("source")};
   read_by_experts(table, "expert", cluster.overlap->experts,
                   [](const ExpertSizes& sizes, ConfigTable& expert) {
-                    ExpertOverlap one{sizes, read_slowdown(expert, "compute_slowdown"),
-                                      read_slowdown(expert, "communication_slowdown")};
-                    if (expert.has("phase")) {
-                      one.phase = read_word(expert, "phase", expert.text("phase"), phase_from);
-                    }
-                    return one;
+                    return ExpertOverlap{sizes, read_slowdown(expert, "compute_slowdown"),
+                                         read_slowdown(expert, "communication_slowdown")};
                   });
   table.finish();
 }
@@ -384,8 +373,7 @@ std::string overlap_toml(const Cluster& cluster) {
   std::string text =
       "\n[overlap]\n" + slowdowns_toml(*cluster.overlap) + line("source", cluster.overlap->source);
   for (const ExpertOverlap& expert : cluster.overlap->experts) {
-    text += "\n[[overlap.expert]]\n" + sizes_toml(expert.sizes) +
-            (expert.phase ? line("phase", to_string(*expert.phase)) : "") + slowdowns_toml(expert);
+    text += "\n[[overlap.expert]]\n" + sizes_toml(expert.sizes) + slowdowns_toml(expert);
   }
   return text;
 }

@@ -11,7 +11,6 @@
 namespace pipemoe {
 namespace {
 
-constexpr Names<Phase, 2> kPhases{{{Phase::Forward, "forward"}, {Phase::Backward, "backward"}}};
 constexpr Names<Dtype, 3> kDtypes{
     {{Dtype::Fp32, "fp32"}, {Dtype::Bf16, "bf16"}, {Dtype::Fp16, "fp16"}}};
 constexpr Names<Activation, 3> kActivations{
@@ -34,8 +33,6 @@ std::string to_string(Activation activation) { return name_of(kActivations, acti
 Dtype dtype_from(const std::string& name) { return value_of(kDtypes, name); }
 Activation activation_from(const std::string& name) { return value_of(kActivations, name); }
 
-std::string to_string(Phase phase) { return name_of(kPhases, phase); }
-Phase phase_from(const std::string& name) { return value_of(kPhases, name); }
 std::string to_string(Pass pass) { return name_of(kPasses, pass); }
 Pass pass_from(const std::string& name) { return value_of(kPasses, name); }
 

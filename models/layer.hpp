@@ -46,10 +46,6 @@ enum class Pass {
   WeightGradient,  ///< what only the optimizer waits for
 };
 
-enum class Phase { Forward, Backward };
-
-std::string to_string(Phase phase);
-Phase phase_from(const std::string& name);  ///< throws InputError naming the phases
 std::string to_string(Pass pass);
 Pass pass_from(const std::string& name);  ///< throws InputError naming the passes
 

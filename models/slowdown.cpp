@@ -38,10 +38,9 @@ double Slowdown::at(Bytes in_flight) const {
   return std::lerp(low, high, std::log(bytes / from) / std::log(to / from));
 }
 
-const ExpertOverlap* Overlap::of(const ExpertSizes& sizes, Phase phase) const {
-  const auto found = std::find_if(experts.begin(), experts.end(), [&](const ExpertOverlap& one) {
-    return one.sizes == sizes && one.phase.value_or(phase) == phase;
-  });
+const ExpertOverlap* Overlap::of(const ExpertSizes& sizes) const {
+  const auto found = std::find_if(experts.begin(), experts.end(),
+                                  [&](const ExpertOverlap& one) { return one.sizes == sizes; });
   return found == experts.end() ? nullptr : &*found;
 }
 

@@ -1,7 +1,6 @@
 // By how much tasks slow each other, as a function of how much is in flight.
 #pragma once
 
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -34,12 +33,11 @@ class Slowdown {
   Points points_;
 };
 
-/// Slowdowns while experts of these sizes compute, in one phase or in both.
+/// Slowdowns while experts of these sizes compute.
 struct ExpertOverlap {
   ExpertSizes sizes;
   Slowdown compute;
   Slowdown communication;
-  std::optional<Phase> phase = std::nullopt;
   bool operator==(const ExpertOverlap&) const = default;
 };
 
@@ -65,7 +63,7 @@ struct Overlap {
   std::vector<ExpertOverlap> experts = {};
 
   /// Null: none of these sizes.
-  const ExpertOverlap* of(const ExpertSizes& sizes, Phase phase) const;
+  const ExpertOverlap* of(const ExpertSizes& sizes) const;
   bool operator==(const Overlap&) const = default;
 };
 

@@ -15,6 +15,7 @@
 namespace pipemoe {
 namespace {
 
+constexpr Names<Phase, 2> kPhases{{{Phase::Forward, "forward"}, {Phase::Backward, "backward"}}};
 constexpr Names<Stream, 3> kStreamNames{{{Stream::Compute, "compute"},
                                          {Stream::InterNode, "inter_node"},
                                          {Stream::IntraNode, "intra_node"}}};
@@ -85,7 +86,9 @@ Degrees degrees_from(const std::string& text) {
   return {degree(text.substr(0, slash)), degree(text.substr(slash + 1))};
 }
 
+std::string to_string(Phase phase) { return name_of(kPhases, phase); }
 std::string to_string(Stream stream) { return name_of(kStreamNames, stream); }
+Phase phase_from(const std::string& name) { return value_of(kPhases, name); }
 Stream stream_from(const std::string& name) { return value_of(kStreamNames, name); }
 
 std::string TaskKey::name() const {

@@ -14,12 +14,16 @@
 
 namespace pipemoe {
 
+enum class Phase { Forward, Backward };
+
 /// One in-order queue of a rank, real or simulated.
 enum class Stream { Compute, InterNode, IntraNode };
 inline constexpr std::array<Stream, 3> kStreams{Stream::Compute, Stream::InterNode,
                                                 Stream::IntraNode};
 
+std::string to_string(Phase phase);
 std::string to_string(Stream stream);
+Phase phase_from(const std::string& name);
 Stream stream_from(const std::string& name);
 
 /// Which task of an iteration this is; unique within a graph.

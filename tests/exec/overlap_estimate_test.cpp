@@ -82,22 +82,19 @@ LayerMeasurements::Overlap overlap_of_ones() {
   return overlap;
 }
 
-// Forward experts from 10 on, gradients from 50 and 70 on, each so long; exchanges beside them, so
-// long, each from a little after the one before; or after them, where they do not meet.
+// Experts from 10 on, each so long; exchanges beside them, so long, or after them, where they do
+// not meet.
 void add_iteration(LayerMeasurements::Overlap& overlap, double expert, double exchange, bool meet) {
   auto& tasks = overlap.beside.measured.iterations.emplace_back();
   for (const Task& task : overlap.beside.graph.tasks()) {
-    const TaskKey key = task.key();
-    const double begin =
-        key.operation == OperationKind::Expert || key.operation == OperationKind::Combine     ? 10
-        : key.operation == OperationKind::ExpertInputGradient || task.phase == Phase::Forward ? 50
-                                                                                              : 70;
-    const bool moves = std::holds_alternative<AllToAll>(task.operation);
-    const double each = moves ? exchange : expert, from = begin + (moves && !meet ? 10 : 0);
-    if (key.operation == OperationKind::Gate || key.operation == OperationKind::Permute) {
-      tasks.push_back({Seconds{0}, Seconds{5}});
+    if (std::holds_alternative<ExpertFfn>(task.operation)) {
+      tasks.push_back({Seconds{10 + task.chunk * expert}, Seconds{10 + (task.chunk + 1) * expert}});
+    } else if (task.phase == Phase::Backward) {
+      const double from = meet ? 10 : 100;
+      tasks.push_back(
+          {Seconds{from + task.chunk * exchange}, Seconds{from + (task.chunk + 1) * exchange}});
     } else {
-      tasks.push_back({Seconds{from + task.chunk * each}, Seconds{from + (task.chunk + 1) * each}});
+      tasks.push_back({Seconds{0}, Seconds{5}});  // what comes before does not count
     }
   }
 }
@@ -106,18 +103,17 @@ void add_iteration(LayerMeasurements::Overlap& overlap, double expert, double ex
 
 TEST_CASE("contention is what experts and exchanges beside each other take longer than alone",
           "[exec][calibrate]") {
-  const Phase phase = GENERATE(Phase::Forward, Phase::Backward);
   auto overlap = overlap_of_ones();
   add_iteration(overlap, 2, 2, true);
   add_iteration(overlap, 1, 1, false);
-  const Contention found = contention(overlap, phase, {});
+  const Contention found = contention(overlap, {});
   REQUIRE(found.compute.size() == 1);
   REQUIRE(found.communication.size() == 1);
   CHECK(found.compute.front() == Approx(2));
   CHECK(found.communication.front() == Approx(2));
   // Experts take 1.5 each, all of it beside exchanges of 2: these are alone for 1 of their 4.
   add_iteration(overlap, 1.5, 2, true);
-  const Contention more = contention(overlap, phase, {});
+  const Contention more = contention(overlap, {});
   REQUIRE(more.compute.size() == 2);
   CHECK(more.compute.back() == Approx(1.5));
   CHECK(more.communication.back() == Approx(3));
@@ -129,20 +125,20 @@ TEST_CASE("contention leaves out what spans and handoffs cost", "[exec][calibrat
   add_iteration(overlap, 2, 2, true);
   // Alone 0.9 and 0.8 without stamps; beside, spans of 2 are 1.8 and 1.6 without theirs.
   const SpanCosts costs{{0.1, 0.2}, {0.2, 0.4}, 0};
-  const Contention stamped = contention(overlap, Phase::Forward, costs);
+  const Contention stamped = contention(overlap, costs);
   CHECK(stamped.communication.front() == Approx(1.6 / 0.8));
   // The first exchange of two waited for no other one: half a second of its time is its handoff.
-  const Contention handed = contention(overlap, Phase::Forward, {{}, {}, 0.5});
+  const Contention handed = contention(overlap, {{}, {}, 0.5});
   CHECK(handed.communication.front() == Approx(4 / 2.5));
   CHECK(handed.compute.front() == Approx(2));
 }
 
 TEST_CASE("the busier stream pays for the stamps beside", "[exec][calibrate]") {
   auto overlap = overlap_of_ones();
-  add_iteration(overlap, 3, 2, true);
+  add_iteration(overlap, 30, 2, true);
   const SpanCosts::Stamps alone{1e-6, 2e-6};
   auto& disturbance = overlap.beside.measured.disturbance;
-  disturbance = {Seconds{8 * 4e-6}};  // two computations before 6 beside exchanges
+  disturbance = {Seconds{4 * 4e-6}};  // gate, permute, two experts
   CHECK(stamps_beside(overlap.beside, alone).computation == Approx(4e-6));
   CHECK(stamps_beside(overlap.beside, alone).exchange == 2e-6);
   disturbance = {Seconds{1}};
@@ -151,7 +147,7 @@ TEST_CASE("the busier stream pays for the stamps beside", "[exec][calibrate]") {
   CHECK(stamps_beside(overlap.beside, alone).computation == 1e-6);
   overlap.beside.measured.iterations.clear();
   add_iteration(overlap, 2, 9, true);
-  disturbance = {Seconds{6 * 3e-6}};
+  disturbance = {Seconds{4 * 3e-6}};
   CHECK(stamps_beside(overlap.beside, alone).computation == 1e-6);
   CHECK(stamps_beside(overlap.beside, alone).exchange == Approx(3e-6));
 }

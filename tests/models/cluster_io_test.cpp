@@ -35,8 +35,7 @@ class Draw {
     if (chance()) made.overlap = Overlap{slowdown(), slowdown(), text()};
     for (auto count = made.overlap ? integer(0, 3) : 0; count > 0; --count) {
       const ExpertSizes sizes{integer(1, 64), count, integer(1, 4096)};  // no two alike
-      const auto phase = chance() ? std::nullopt : std::optional(Phase::Backward);
-      made.overlap->experts.push_back({sizes, slowdown(), slowdown(), phase});
+      made.overlap->experts.push_back({sizes, slowdown(), slowdown()});
     }
     for (auto count = integer(0, 3); count > 0; --count) {
       made.all_to_all[integer(1, 512)] = fit<Bytes>();
@@ -265,9 +264,9 @@ TEST_CASE("an overlap may be of experts of their sizes", "[models][cluster][io]"
         .overlap.value();
   };
   const Overlap overlap = read_experts(expert);
-  REQUIRE(overlap.of({2, 8, 16}, Phase::Forward) != nullptr);
-  CHECK(*overlap.of({2, 8, 16}, Phase::Backward) == ExpertOverlap{{2, 8, 16}, 1.5, 2});
-  CHECK(overlap.of({2, 8, 17}, Phase::Forward) == nullptr);
+  REQUIRE(overlap.of({2, 8, 16}) != nullptr);
+  CHECK(*overlap.of({2, 8, 16}) == ExpertOverlap{{2, 8, 16}, 1.5, 2});
+  CHECK(overlap.of({2, 8, 17}) == nullptr);
   CHECK_THROWS_WITH(read_experts(expert + expert), Contains("stands twice"));
   CHECK_THROWS_WITH(read_experts(expert + "typo = 1\n"), Contains("typo is an unknown key"));
 }
@@ -287,31 +286,4 @@ TEST_CASE("a profile may want one degree for both phases", "[models][cluster][io
   CHECK_FALSE(read(kFirst).equal_degrees);
   CHECK(read("equal_degrees = true\n" + std::string(kFirst)).equal_degrees);
   CHECK_THROWS_WITH(read("equal_degrees = 1\n" + std::string(kFirst)), Contains("equal_degrees"));
-}
-
-TEST_CASE("an overlap may be of one phase of experts", "[models][cluster][io]") {
-  const auto expert = [](const std::string& keys) {
-    return "[[overlap.expert]]\nexperts_per_rank = 2\nmodel_dim = 8\nhidden_dim = 16\n" + keys;
-  };
-  const auto read_experts = [](const std::string& experts) {
-    return read(std::string(kFirst) +
-                "[overlap]\ncompute_slowdown = 1\ncommunication_slowdown = 1\nsource = 's'\n" +
-                experts)
-        .overlap.value();
-  };
-  const std::string forward =
-      expert("phase = 'forward'\ncompute_slowdown = 1.5\ncommunication_slowdown = 2\n");
-  const std::string backward =
-      expert("phase = 'backward'\ncompute_slowdown = 1.25\ncommunication_slowdown = 3\n");
-  const Overlap overlap = read_experts(forward + backward);
-  CHECK(overlap.of({2, 8, 16}, Phase::Forward)->compute == Slowdown(1.5));
-  CHECK(overlap.of({2, 8, 16}, Phase::Backward)->communication == Slowdown(3));
-  CHECK(read_experts(forward).of({2, 8, 16}, Phase::Backward) == nullptr);
-  CHECK_THROWS_WITH(read_experts(forward + forward), Contains("stands twice"));
-  CHECK_THROWS_WITH(
-      read_experts(forward + expert("compute_slowdown = 1\ncommunication_slowdown = 1\n")),
-      Contains("stands twice"));
-  CHECK_THROWS_WITH(read_experts(expert("compute_slowdown = 1\ncommunication_slowdown = 1\n"
-                                        "phase = 'sideways'\n")),
-                    Contains("phase"));
 }
