@@ -95,7 +95,6 @@ class Calibrator {
   void record_backward(const MoeLayer& layer, const MeasuredChunks& chunks,
                        const std::vector<Times>& times);
   MeasuredPoint record_exchanges(const MoeLayer& layer, const MeasuredChunks& chunks);
-  double handoff(std::size_t of_layer, Bytes bytes) const;
   void record_overlaps();
   void record_overlap(std::size_t of_layer, const LayerMeasurements::Overlap& overlap);
   void compare_exchanges();
@@ -311,22 +310,10 @@ Excess Calibrator::record_handoff(std::size_t of_layer, const MeasuredChunks& ch
   return excess;
 }
 
-// Behind a computation, and not behind another exchange.
-double Calibrator::handoff(std::size_t of_layer, Bytes bytes) const {
-  if (!tools_.gives_ahead) return 0;
-  const Fit<Bytes> alone = exact(points_.all_to_all.at(group_.size()));
-  const Fit<Bytes> queued = exact(points_.all_to_all_queued.at(group_.size()));
-  const double by_itself = (alone(bytes) - queued(bytes)).count();
-  const double in_layer = points_.in_layers[of_layer].slowdown.at(bytes) * by_itself;
-  return std::max(0.0, in_layer + points_.handoffs.alone - points_.handoffs.queued);
-}
-
 void Calibrator::record_overlap(std::size_t of_layer, const LayerMeasurements::Overlap& overlap) {
   const MoeLayer& layer = layers_[of_layer];
   const Bytes bytes = largest_exchange(overlap.beside.graph);
-  const SpanCosts::Stamps alone{stamps_[of_layer], exchange_stamp_};
-  const Contention mine = contention(
-      overlap, {alone, stamps_beside(overlap.beside, alone), handoff(of_layer, bytes)});
+  const Contention mine = contention(overlap);
   const auto medians = [&](const Times& factors) {
     std::vector<std::optional<double>> of_ranks;
     for (const Times& of_rank : all_gather(group_, factors)) {

@@ -20,13 +20,15 @@ struct DegreeGraph {
 };
 
 std::vector<MeasuredChunks> measure(std::vector<DegreeGraph> in_turns, Backend& backend,
-                                    ProcessGroup& group, const CalibrateOptions& options) {
+                                    ProcessGroup& group, const CalibrateOptions& options,
+                                    bool makespans) {
   std::vector<TaskGraph> graphs;
   for (DegreeGraph& one : in_turns) graphs.push_back(std::move(one.graph));
   auto measured = measure_tasks(graphs, backend, group,
                                 {.warm_up = options.warm_up,
                                  .repeats = options.repeats,
-                                 .rounds = std::min(options.repeats, kRounds)});
+                                 .rounds = std::min(options.repeats, kRounds),
+                                 .makespans = makespans});
   std::vector<MeasuredChunks> all;
   for (std::size_t i = 0; i < graphs.size(); ++i) {
     all.push_back({in_turns[i].degree, std::move(graphs[i]), std::move(measured[i])});
@@ -76,14 +78,14 @@ LayerMeasurements measure_layer(const MoeLayer& layer, const CalibrationTools& t
     together.push_back({degree, experts_under_exchanges(layer, ranks, degree)});
   }
   LayerMeasurements measurements{.regroups = backend->regroups()};
-  measurements.grouped = measure(std::move(by_themselves), *backend, group, options);
+  measurements.grouped = measure(std::move(by_themselves), *backend, group, options, true);
   if (tools.gives_ahead) {
     for (auto* last : {&measurements.computations, &measurements.serial}) {
       *last = std::move(measurements.grouped.back());
       measurements.grouped.pop_back();
     }
   }
-  auto pairs = measure(std::move(together), *backend, group, options);
+  auto pairs = measure(std::move(together), *backend, group, options, false);
   for (std::size_t i = 0; i < pairs.size(); i += 2) {
     measurements.overlaps.push_back({std::move(pairs[i]), std::move(pairs[i + 1])});
   }

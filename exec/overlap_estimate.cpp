@@ -18,14 +18,10 @@ bool stands_beside(const Task& task) {
 }
 
 // Medians of every task.
-std::map<TaskKey, double> alone_times(const MeasuredChunks& chunks,
-                                      const SpanCosts::Stamps& stamps) {
-  std::map<TaskKey, double> alone;
+std::map<TaskKey, Seconds> alone_times(const MeasuredChunks& chunks) {
+  std::map<TaskKey, Seconds> alone;
   for (TaskId id = 0; id < chunks.graph.size(); ++id) {
-    const Task& task = chunks.graph.task(id);
-    const double span = summarize(chunks.durations(id)).median;
-    const double stamp = is_exchange(task) ? stamps.exchange : stamps.computation;
-    alone[task.key()] = std::max(span - stamp, span / 2);
+    alone[chunks.graph.task(id).key()] = Seconds{summarize(chunks.durations(id)).median};
   }
   return alone;
 }
@@ -52,27 +48,6 @@ std::optional<double> slowdown(const StreamTimes& stream, const StreamTimes& oth
   return both / worked_together;
 }
 
-SpanCosts::Stamps stamps_beside(const MeasuredChunks& beside, const SpanCosts::Stamps& alone) {
-  constexpr double kMostMore = 8e-6;
-  double computing = 0, exchanging = 0, computations = 0, exchanges = 0;
-  for (TaskId id = 0; id < beside.graph.size(); ++id) {
-    const bool exchange = is_exchange(beside.graph.task(id));
-    (exchange ? exchanging : computing) += summarize(beside.durations(id)).median;
-    (exchange ? exchanges : computations) += 1;
-  }
-  const double all = median(beside.measured.disturbance).count();
-  const auto one = [&](double count, double least) {
-    return std::clamp(all / count, least, least + kMostMore);
-  };
-  SpanCosts::Stamps stamps = alone;
-  if (computing > exchanging) {
-    stamps.computation = one(computations, alone.computation);
-  } else {
-    stamps.exchange = one(exchanges, alone.exchange);
-  }
-  return stamps;
-}
-
 Bytes largest_exchange(const TaskGraph& graph) {
   Bytes largest;
   for (const Task& task : graph.tasks()) {
@@ -81,25 +56,18 @@ Bytes largest_exchange(const TaskGraph& graph) {
   return largest;
 }
 
-Contention contention(const LayerMeasurements::Overlap& overlap, const SpanCosts& costs) {
-  const std::map<TaskKey, double> alone = alone_times(overlap.alone, costs.alone);
+Contention contention(const LayerMeasurements::Overlap& overlap) {
+  const std::map<TaskKey, Seconds> alone = alone_times(overlap.alone);
   const TaskGraph& graph = overlap.beside.graph;
   Contention found;
   for (const auto& iteration : overlap.beside.measured.iterations) {
     StreamTimes experts, exchanges;
-    Seconds stream_free{};  // of exchanges
     for (TaskId id = 0; id < graph.size(); ++id) {
       const Task& task = graph.task(id);
-      const bool exchange = is_exchange(task);
-      const bool handed = exchange && iteration[id].start > stream_free;
-      if (exchange) stream_free = iteration[id].end;
       if (!stands_beside(task)) continue;
-      const double stamp = exchange ? costs.beside.exchange : costs.beside.computation;
-      TaskTimes times = iteration[id];
-      times.end -= std::min(Seconds{stamp}, times.duration() / 2);
-      StreamTimes& stream = exchange ? exchanges : experts;
-      stream.tasks.push_back(times);
-      stream.alone += Seconds{alone.at(task.key()) + (handed ? costs.handoff : 0)};
+      StreamTimes& stream = is_exchange(task) ? exchanges : experts;
+      stream.tasks.push_back(iteration[id]);
+      stream.alone += alone.at(task.key());
     }
     if (const auto factor = slowdown(experts, exchanges)) found.compute.push_back(*factor);
     if (const auto factor = slowdown(exchanges, experts)) found.communication.push_back(*factor);

@@ -24,27 +24,15 @@ Seconds both_busy(const StreamTimes& a, const StreamTimes& b);
 /// the stream's time, or where no s says so.
 std::optional<double> slowdown(const StreamTimes& stream, const StreamTimes& other);
 
-/// Seconds that spans have beyond what their tasks take.
-struct SpanCosts {
-  struct Stamps {
-    double computation = 0, exchange = 0;
-  };
-  Stamps alone, beside;
-  double handoff = 0;  ///< of an exchange that waited for a computation, not for its stream
-};
-/// Stamps of the graph of experts beside exchanges: what they cost in it falls to the busier
-/// stream, on which its end waits; to the other one, as much as `alone`. Where iterations differ by
-/// more than stamps cost that tells nothing: none is taken to cost over 8 us more.
-SpanCosts::Stamps stamps_beside(const MeasuredChunks& beside, const SpanCosts::Stamps& alone);
-
 /// A rank's bytes.
 Bytes largest_exchange(const TaskGraph& graph);
 
-/// How much experts and the exchanges beside them slowed each other on this rank.
+/// How much experts and the exchanges beside them slowed each other on this rank. Both with what
+/// streams that wait for each other cost a task, which an exchange behind another one lacks.
 struct Contention {
   std::vector<double> compute, communication;  ///< one for each iteration in which they met
 };
-Contention contention(const LayerMeasurements::Overlap& overlap, const SpanCosts& costs);
+Contention contention(const LayerMeasurements::Overlap& overlap);
 
 struct SlowdownPoint {
   Bytes in_flight;

@@ -106,48 +106,16 @@ TEST_CASE("contention is what experts and exchanges beside each other take longe
   auto overlap = overlap_of_ones();
   add_iteration(overlap, 2, 2, true);
   add_iteration(overlap, 1, 1, false);
-  const Contention found = contention(overlap, {});
+  const Contention found = contention(overlap);
   REQUIRE(found.compute.size() == 1);
   REQUIRE(found.communication.size() == 1);
   CHECK(found.compute.front() == Approx(2));
   CHECK(found.communication.front() == Approx(2));
   // Experts take 1.5 each, all of it beside exchanges of 2: these are alone for 1 of their 4.
   add_iteration(overlap, 1.5, 2, true);
-  const Contention more = contention(overlap, {});
+  const Contention more = contention(overlap);
   REQUIRE(more.compute.size() == 2);
   CHECK(more.compute.back() == Approx(1.5));
   CHECK(more.communication.back() == Approx(3));
   CHECK(largest_exchange(overlap.beside.graph).count == 512 * 2 * 64 * 4 / 2);
-}
-
-TEST_CASE("contention leaves out what spans and handoffs cost", "[exec][calibrate]") {
-  auto overlap = overlap_of_ones();
-  add_iteration(overlap, 2, 2, true);
-  // Alone 0.9 and 0.8 without stamps; beside, spans of 2 are 1.8 and 1.6 without theirs.
-  const SpanCosts costs{{0.1, 0.2}, {0.2, 0.4}, 0};
-  const Contention stamped = contention(overlap, costs);
-  CHECK(stamped.communication.front() == Approx(1.6 / 0.8));
-  // The first exchange of two waited for no other one: half a second of its time is its handoff.
-  const Contention handed = contention(overlap, {{}, {}, 0.5});
-  CHECK(handed.communication.front() == Approx(4 / 2.5));
-  CHECK(handed.compute.front() == Approx(2));
-}
-
-TEST_CASE("the busier stream pays for the stamps beside", "[exec][calibrate]") {
-  auto overlap = overlap_of_ones();
-  add_iteration(overlap, 30, 2, true);
-  const SpanCosts::Stamps alone{1e-6, 2e-6};
-  auto& disturbance = overlap.beside.measured.disturbance;
-  disturbance = {Seconds{4 * 4e-6}};  // gate, permute, two experts
-  CHECK(stamps_beside(overlap.beside, alone).computation == Approx(4e-6));
-  CHECK(stamps_beside(overlap.beside, alone).exchange == 2e-6);
-  disturbance = {Seconds{1}};
-  CHECK(stamps_beside(overlap.beside, alone).computation == Approx(9e-6));
-  disturbance = {Seconds{0}};
-  CHECK(stamps_beside(overlap.beside, alone).computation == 1e-6);
-  overlap.beside.measured.iterations.clear();
-  add_iteration(overlap, 2, 9, true);
-  disturbance = {Seconds{4 * 3e-6}};
-  CHECK(stamps_beside(overlap.beside, alone).computation == 1e-6);
-  CHECK(stamps_beside(overlap.beside, alone).exchange == Approx(3e-6));
 }
