@@ -81,6 +81,8 @@ def run_words(validation: Validation) -> str:
                  "a link would take.")
     if any(layer.shape for layer in layers):
         text += " T: tokens a rank, M: model dim, H: hidden dim, E: experts."
+    if any(forward != backward for layer in layers for forward, backward in layer.points):
+        text += " Degree m/n: m forward, n backward."
     return text
 
 
