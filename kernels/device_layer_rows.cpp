@@ -1,4 +1,4 @@
-// Where rows lie and what shapes the products over them have: nothing here touches the device.
+// Where rows lie: nothing here touches the device.
 #include <algorithm>
 #include <limits>
 
@@ -325,98 +325,6 @@ RowPlacement place(const DeviceLayerShape& shape, const std::vector<std::int64_t
     }
   }
   return placement;
-}
-
-// Rows times weights: [rows, k] * [k, n].
-Matmul ExpertProducts::on_rows(const Group& group, std::int64_t n, std::int64_t k) const {
-  const bool several = group.experts > 1;
-  return {.m = group.rows,
-          .n = n,
-          .k = k,
-          .batch = group.experts,
-          .lda = k,
-          .ldb = n,
-          .ldd = n,
-          .stride_a = several ? group.stride * k : 0,
-          .stride_b = several ? k * n : 0,
-          .stride_d = several ? group.stride * n : 0,
-          .in = shape_.element,
-          .out = shape_.element,
-          .tf32 = shape_.tf32};
-}
-
-// Rows transposed times rows: [m, rows] * [rows, n].
-Matmul ExpertProducts::over_rows(const Group& group, std::int64_t m, std::int64_t n,
-                                 bool accumulate) const {
-  const bool several = group.experts > 1;
-  return {.m = m,
-          .n = n,
-          .k = group.rows,
-          .batch = group.experts,
-          .transpose_a = true,
-          .lda = m,
-          .ldb = n,
-          .ldd = n,
-          .stride_a = several ? group.stride * m : 0,
-          .stride_b = several ? group.stride * n : 0,
-          .stride_d = several ? m * n : 0,
-          .in = shape_.element,
-          .out = shape_.element,
-          .accumulate = accumulate,
-          .tf32 = shape_.tf32};
-}
-
-Matmul ExpertProducts::first(const Group& group) const {
-  Matmul product = on_rows(group, shape_.first_width(), shape_.model_dim);
-  if (fusion_.first_bias) {
-    product.epilogue = fusion_.relu ? Epilogue::ReluBias : Epilogue::Bias;
-    product.stride_bias = group.experts > 1 ? shape_.first_width() : 0;
-  } else if (fusion_.relu) {
-    product.epilogue = Epilogue::Relu;
-  }
-  return product;
-}
-
-Matmul ExpertProducts::second(const Group& group) const {
-  Matmul product = on_rows(group, shape_.model_dim, shape_.hidden_dim);
-  if (fusion_.second_bias) {
-    product.epilogue = Epilogue::Bias;
-    product.stride_bias = group.experts > 1 ? shape_.model_dim : 0;
-  }
-  return product;
-}
-
-Matmul ExpertProducts::hidden_gradient(const Group& group) const {
-  Matmul product = on_rows(group, shape_.hidden_dim, shape_.model_dim);
-  product.transpose_b = true;
-  product.ldb = shape_.model_dim;
-  return product;
-}
-
-Matmul ExpertProducts::input_gradient(const Group& group) const {
-  Matmul product = on_rows(group, shape_.model_dim, shape_.first_width());
-  product.transpose_b = true;
-  product.ldb = shape_.first_width();
-  return product;
-}
-
-Matmul ExpertProducts::first_weight(const Group& group, bool accumulate) const {
-  return over_rows(group, shape_.model_dim, shape_.first_width(), accumulate);
-}
-
-Matmul ExpertProducts::second_weight(const Group& group, bool accumulate) const {
-  return over_rows(group, shape_.hidden_dim, shape_.model_dim, accumulate);
-}
-
-Fusion choose_fusion(const DeviceLayerShape& shape, const Group& group, const Matmuls& matmuls) {
-  Fusion fusion{.first_bias = shape.biases,
-                .relu = shape.activation == DeviceActivation::Relu,
-                .second_bias = shape.biases};
-  const auto first = [&] { return ExpertProducts(shape, fusion).first(group); };
-  if (!matmuls.can(first())) fusion.relu = false;
-  if (!matmuls.can(first())) fusion.first_bias = false;
-  if (!matmuls.can(ExpertProducts(shape, fusion).second(group))) fusion.second_bias = false;
-  return fusion;
 }
 
 }  // namespace pipemoe::cuda
