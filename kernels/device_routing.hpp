@@ -58,8 +58,8 @@ struct CountChoices {
 };
 void count_choices(const DeviceRouting& routing, const CountChoices& args, cudaStream_t stream);
 
-/// Where rows lie: the slots of each expert in blocks. Without `bounds` as ChunkPlan cuts and orders
-/// them, [chunk][expert][slot], with degree 1 [expert][slot].
+/// Where rows lie: the slots of each expert in blocks. Without `bounds` as ChunkPlan cuts and
+/// orders them, [chunk][expert][slot], with degree 1 [expert][slot].
 struct RowMap {
   std::int64_t degree = 1;               ///< blocks of an expert
   std::int32_t* block_begin = nullptr;   ///< [degree * num_experts]
