@@ -7,42 +7,22 @@
 #include <limits>
 #include <map>
 #include <optional>
-#include <set>
 #include <utility>
 
 #include "exec/calibrated_profile.hpp"
+#include "exec/calibration_rows.hpp"
 #include "exec/layer_excess.hpp"
 #include "exec/layer_graph.hpp"
 #include "exec/layer_measurements.hpp"
 #include "exec/measured_fit.hpp"
 #include "exec/overlap_estimate.hpp"
+#include "exec/part_measurements.hpp"
 #include "exec/statistics.hpp"
 #include "models/error.hpp"
 #include "models/version.hpp"
 
 namespace pipemoe::exec {
 namespace {
-
-/// Turns that sizes of exchanges take: one size's repeats last milliseconds, and a burst from
-/// elsewhere may take all of them.
-constexpr int kExchangeRounds = 3;
-
-using Times = std::vector<double>;  // seconds, one a repeat
-
-// Which rank's time counts: of a computation the slowest's, of a collective that of the rank that
-// came last and waited for nobody.
-enum class Across { Slowest, Last };
-
-Times across(ProcessGroup& group, const Times& mine, Across which) {
-  Times combined = mine;
-  for (const Times& of_rank : all_gather(group, mine)) {
-    for (std::size_t i = 0; i < combined.size(); ++i) {
-      combined[i] = which == Across::Slowest ? std::max(combined[i], of_rank[i])
-                                             : std::min(combined[i], of_rank[i]);
-    }
-  }
-  return combined;
-}
 
 // In a layer's graph.
 bool waits_for_exchange(const Task& task) {
@@ -101,14 +81,10 @@ class Calibrator {
   void record_handoffs();
   Excess record_handoff(std::size_t of_layer, const MeasuredChunks& chunks, ChainParts parts,
                         Exchanges counted);
-  void measure_gemms();
-  void measure_activations();
-  void measure_exchanges();
-  void measure_exchanges(ProcessGroup& group);
-  MeasuredPoint record(CalibrationRow row, const Times& times);
+  MeasuredPoint record(CalibrationRow row, const Times& times) {
+    return pipemoe::exec::record(std::move(row), times, result_.rows);
+  }
   void step();
-
-  void note_outliers();
 
   const std::vector<MoeLayer>& layers_;
   const CalibrationTools& tools_;
@@ -129,18 +105,6 @@ void Calibrator::step() {
   ++done_;
   const std::size_t total = layers_.size() + 2;
   if (options_.progress) options_.progress(done_, total);
-}
-
-// Every rank records the same: `times` are combined over the ranks.
-MeasuredPoint Calibrator::record(CalibrationRow row, const Times& times) {
-  const Summary summary = summarize(times);
-  row.repeats = static_cast<int>(times.size());
-  row.minimum_s = summary.minimum;
-  row.median_s = summary.median;
-  row.maximum_s = summary.maximum;
-  row.outliers = summary.outliers.size();
-  result_.rows.push_back(row);
-  return {row.amount, summary.median};
 }
 
 // Without what a time stamp after each adds to them.
@@ -335,112 +299,18 @@ void Calibrator::record_overlaps() {
   }
 }
 
-void Calibrator::measure_gemms() {
-  std::set<std::array<std::int64_t, 4>> seen;
-  for (const MoeLayer& layer : layers_) {
-    for (const std::int64_t degree : options_.degrees) {
-      if (degree > layer.slots()) continue;
-      const std::int64_t rows = layer.chunk_rows(degree).front();
-      for (const GemmShape& gemm : layer.gemms(Pass::Forward, rows, group_.size())) {
-        if (!seen.insert({gemm.groups, gemm.rows, gemm.n, gemm.k}).second) continue;
-        const Times times =
-            across(group_, in_seconds(tools_.time_gemm(gemm, layer.dtype, options_.repeats)),
-                   Across::Slowest);
-        points_.gemms.push_back(
-            record({fmt::format("gemm {}x[{},{}]x[{},{}]", gemm.groups, gemm.rows / gemm.groups,
-                                gemm.k, gemm.k, gemm.n),
-                    "", group_.size(), gemm.flops().count, "flop"},
-                   times));
-      }
-    }
-  }
-  step();
-}
-
-void Calibrator::measure_activations() {
-  if (!tools_.time_activation) return;
-  for (const MoeLayer& layer : layers_) {
-    for (const std::int64_t degree : options_.degrees) {
-      if (degree > layer.slots()) continue;
-      const std::int64_t rows = layer.chunk_rows(degree).front();
-      for (const Pass pass : {Pass::Forward, Pass::InputGradient}) {
-        const bool forward = pass == Pass::Forward;
-        const Times times =
-            across(group_, in_seconds(tools_.time_activation(layer, pass, rows, options_.repeats)),
-                   Across::Slowest);
-        points_.passes[forward ? MemoryPass::Activation : MemoryPass::ActivationBackward].push_back(
-            record({forward ? "activation forward" : "activation backward", layer.name,
-                    group_.size(), layer.activation_bytes(pass, rows).amount(), "byte"},
-                   times));
-      }
-    }
-  }
-}
-
-// Powers of two from 4 KiB to the largest exchange of a layer, and that.
-void Calibrator::measure_exchanges(ProcessGroup& group) {
-  std::int64_t largest = 0;
-  for (const MoeLayer& layer : layers_) {
-    largest = std::max(largest, layer.all_to_all_bytes().count);
-  }
-  std::vector<Bytes> sizes;
-  for (std::int64_t size = 4096; size < largest; size *= 2) sizes.push_back({size});
-  sizes.push_back({std::max(largest, std::int64_t{8192})});
-  std::vector<ExchangeTimes> measured(sizes.size());
-  for (int round = 0; round < kExchangeRounds; ++round) {
-    const auto times = tools_.time_all_to_alls(group, sizes, options_.repeats);
-    for (std::size_t i = 0; i < sizes.size(); ++i) measured[i].append(times[i]);
-  }
-  for (std::size_t i = 0; i < sizes.size(); ++i) {
-    const auto recorded = [&](const char* what, const std::vector<Seconds>& times) {
-      return record({what, "", group.size(), sizes[i].amount(), "byte"},
-                    across(group, in_seconds(times), Across::Last));
-    };
-    points_.all_to_all[group.size()].push_back(recorded("all_to_all", measured[i].alone));
-    if (measured[i].queued.empty()) continue;
-    points_.all_to_all_queued[group.size()].push_back(
-        recorded("all_to_all, queued", measured[i].queued));
-  }
-}
-
-void Calibrator::measure_exchanges() {
-  std::set<int> sizes{group_.size()};
-  for (int ranks = 2; ranks < group_.size(); ranks *= 2) sizes.insert(ranks);
-  for (const int ranks : sizes) {
-    const auto part = group_.first(ranks);
-    if (part) measure_exchanges(*part);
-    group_.barrier();
-  }
-  step();
-}
-
-// The series with the worst outlier is named; the table has them all.
-void Calibrator::note_outliers() {
-  std::size_t series = 0;
-  const CalibrationRow* worst = nullptr;
-  const auto ratio = [](const CalibrationRow& row) { return row.maximum_s / row.median_s; };
-  for (const CalibrationRow& row : result_.rows) {
-    if (row.outliers == 0) continue;
-    ++series;
-    if (worst == nullptr || ratio(row) > ratio(*worst)) worst = &row;
-  }
-  if (worst == nullptr) return;
-  result_.notes.push_back(fmt::format(
-      "{} of {} series of repeats have outliers, which the medians ignore; the worst, {} {} of "
-      "{:.3g} {}s, up to {:.1f} times its median",
-      series, result_.rows.size(), worst->layer, worst->operation, worst->amount, worst->unit,
-      ratio(*worst)));
-}
-
 Calibration Calibrator::run() {
   for (const MoeLayer& layer : layers_) {
     measured_.push_back(measure_layer(layer, tools_, group_, options_));
     step();
   }
   record_chunks();
-  measure_gemms();
-  measure_activations();
-  measure_exchanges();
+  const PartMeasurement parts{layers_, tools_, group_, options_, points_, result_.rows};
+  measure_gemms(parts);
+  step();
+  measure_activations(parts);
+  measure_exchanges(parts);
+  step();
   compare_exchanges();
   record_handoffs();
   record_overlaps();
@@ -453,7 +323,7 @@ Calibration Calibrator::run() {
     result_.notes.push_back(
         "compute and communication never met long enough to see one slow the other");
   }
-  note_outliers();
+  if (const auto note = outliers_note(result_.rows)) result_.notes.push_back(*note);
   return std::move(result_);
 }
 
