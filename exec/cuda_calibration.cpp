@@ -101,10 +101,11 @@ std::vector<Seconds> time_gemm(ProcessGroup& group, const CudaOptions& options, 
 
 // Exchanges of which each but the first is queued.
 constexpr int kQueue = 5;
-// What comes before them, as something does in an iteration: a graph's launch takes time itself.
-constexpr std::chrono::microseconds kBefore{20};
+// What is computed before them, as something is in an iteration, and after.
+constexpr std::chrono::microseconds kAround{20};
 constexpr Seconds kLeast{1e-6};  // that an exchange takes: timers tick
 
+// As in a layer, on a stream of their own between computations.
 ExchangeTimes time_all_to_all(DeviceCommunicator& communicator, ProcessGroup& group, Bytes per_rank,
                               int repeats) {
   const std::int64_t ranks = group.size();
@@ -116,14 +117,23 @@ ExchangeTimes time_all_to_all(DeviceCommunicator& communicator, ProcessGroup& gr
   const bool asynchronous = communicator.asynchronous();
   cuda::DeviceExchange exchange{from.data(), to.data(), parts, parts};
   if (communicator.keeps_own() && ranks > 1) exchange.kept = group.rank();
+  const cuda::Stream communication(cuda::Stream::Priority::High);
+  cuda::Event fork, join;
   const auto exchanges = [&](int count) {
     return time_on_stream(
         group, asynchronous, repeats,
         [&](cudaStream_t stream) {
-          if (asynchronous) cuda::pause(kBefore, stream);
+          if (asynchronous) cuda::pause(kAround, stream);
           communicator.begin_iteration();
-          for (int i = 0; i < count; ++i) communicator.exchange(exchange, stream, {});
-          if (communicator.awaits() && count > 0) communicator.await(count - 1, stream);
+          fork.record(stream);
+          fork.block(communication);
+          for (int i = 0; i < count; ++i) communicator.exchange(exchange, communication, {});
+          if (communicator.awaits()) {
+            if (count > 0) communicator.await(count - 1, stream);
+            cuda::pause(kAround, stream);  // what has arrived need not wait for what leaves
+          }
+          join.record(communication);
+          join.block(stream);
         },
         [&](cudaStream_t stream) { communicator.align(stream); });
   };
@@ -165,10 +175,8 @@ std::vector<Seconds> time_join(DeviceCommunicator& communicator, ProcessGroup& g
       }
       cuda::pause(kAllExchanges, stream);
       for (std::size_t i = 0; i < kComputations; ++i) {
-        if (waits) {
-          arrived[i].block(stream);
-          if (communicator.awaits()) communicator.await(static_cast<int>(i), stream);
-        }
+        if (waits && communicator.awaits()) communicator.await(static_cast<int>(i), stream);
+        if (waits && !communicator.awaits()) arrived[i].block(stream);
         cuda::pause(kComputation, stream);
         computed[i].record(stream);
         if (waits) computed[i].block(communication);

@@ -20,7 +20,9 @@ inline constexpr std::chrono::microseconds kLaunch{200};
 
 /// Joins all ranks of a group, which call exchange() equally often and in one order. What an
 /// exchange writes on a rank must be free there when that rank has done everything without which
-/// this one could not have come to the exchange; at the latest from align() on.
+/// this one could not have come to the exchange; at the latest from align() on. What an exchange
+/// sends must stay as it is until the iteration ends or a later exchange has brought what another
+/// rank made of it.
 class DeviceCommunicator {
  public:
   virtual ~DeviceCommunicator() = default;
@@ -41,7 +43,7 @@ class DeviceCommunicator {
   /// Whether an exchange that is done has only sent: then await() is what waits for the others'.
   virtual bool awaits() const { return false; }
   /// What the stream is given from now on has what exchange number `number` of the iteration, from
-  /// 0, and those before it brought. Requires that the stream waits for that exchange.
+  /// 0, and those before it brought. What this rank sends may still be on its way.
   virtual void await(int /*number*/, cudaStream_t /*stream*/) {}
   /// Work for the stream that ends on all ranks at about the same time, and not before the host has
   /// had the time to give more: iterations begin after it. Nothing where ranks are aligned anyway.

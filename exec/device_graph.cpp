@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "exec/arrivals.hpp"
+#include "exec/layer_graph.hpp"
 #include "exec/profiler_range.hpp"
 #include "models/error.hpp"
 
@@ -25,7 +26,7 @@ DeviceGraph::DeviceGraph(const TaskGraph& graph, Work work, const DeviceGraphOpt
     : graph_(graph),
       work_(std::move(work)),
       options_(options),
-      dependencies_(graph.size()),
+      events_(graph.size()),
       arrivals_(graph.size()) {
   using Priority = cuda::Stream::Priority;
   for (const Stream which : kStreams) {
@@ -40,7 +41,9 @@ DeviceGraph::DeviceGraph(const TaskGraph& graph, Work work, const DeviceGraphOpt
     ready_time_.emplace_back(cuda::Event::Timing::On);
     names_.push_back(graph.task(id).name());
   }
-  for (const auto& [before, after] : graph.dependencies()) dependencies_[after].push_back(before);
+  for (const auto& [before, after] : graph.dependencies()) {
+    if (waits_by_event(before, after)) events_[after].push_back(before);
+  }
   if (work_.await) arrivals_ = arrivals(graph);
   work_.align(stream(kMain));
   give_all(/*timed=*/false);  // allocates what the first iteration allocates
@@ -48,6 +51,15 @@ DeviceGraph::DeviceGraph(const TaskGraph& graph, Work work, const DeviceGraphOpt
   if (!options.cuda_graph) return;
   plain_ = capture(false);
   timed_ = capture(true);
+}
+
+// A stream is in order; and what an exchange brings is awaited, whether or not what this rank sends
+// has left.
+bool DeviceGraph::waits_by_event(TaskId before, TaskId after) const {
+  const Task& first = graph_.task(before);
+  const Task& second = graph_.task(after);
+  const bool awaited = work_.await && is_exchange(first) && !is_exchange(second);
+  return first.stream != second.stream && !awaited;
 }
 
 // The other streams begin where the main one is and end before it goes on.
@@ -60,9 +72,7 @@ void DeviceGraph::give_all(bool timed) {
   for (const TaskId id : graph_.topological_order()) {
     const Task& task = graph_.task(id);
     const cudaStream_t on = stream(task.stream);
-    for (const TaskId before : dependencies_[id]) {
-      if (graph_.task(before).stream != task.stream) done_[before].block(on);
-    }
+    for (const TaskId before : events_[id]) done_[before].block(on);
     if (!arrivals_[id].empty()) await_arrivals(id, timed);
     {
       const ProfilerRange range(names_[id].c_str());
@@ -161,7 +171,7 @@ void DeviceGraph::iterate(Clock::time_point start, std::span<Interval> intervals
     }
   }
   for (TaskId id = 0; id < graph_.size(); ++id) {
-    for (const TaskId before : dependencies_[id]) {
+    for (const TaskId before : events_[id]) {
       intervals[id].start = std::max(intervals[id].start, intervals[before].end);
     }
     intervals[id].start = std::min(intervals[id].start, intervals[id].end);

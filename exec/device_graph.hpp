@@ -1,4 +1,4 @@
-// Runs a task graph on CUDA streams: a stream for each of the graph's, events for its edges.
+// Runs a task graph on CUDA streams: a stream for each of the graph's, events between them.
 #pragma once
 
 #include <functional>
@@ -27,7 +27,7 @@ class DeviceGraph final : public PreparedGraph {
   /// `give` hands one task to a stream without waiting for the device. It is called for each task
   /// of an iteration, in an order that respects every precedence; `begin` before the first one.
   /// `await`, where there is one, gives a stream what it waits for an exchange's arrival with: one
-  /// that is done has then only sent.
+  /// that is done has then only sent, and what it brings may be there before.
   /// `align`, once before each iteration, gives what the ranks wait for each other with.
   /// `check` throws when work that was given has failed; `give_up` ends what may never end by
   /// itself, after `check` has thrown or the deadline has passed. The graph must outlive this.
@@ -48,6 +48,7 @@ class DeviceGraph final : public PreparedGraph {
   void iterate(Clock::time_point start, std::span<Interval> intervals) override;
 
  private:
+  bool waits_by_event(TaskId before, TaskId after) const;
   void give_all(bool timed);
   void await_arrivals(TaskId id, bool timed);
   void stamp(const cuda::Event& event, cudaStream_t on) const;
@@ -65,8 +66,8 @@ class DeviceGraph final : public PreparedGraph {
   std::vector<cuda::Event> done_;        // of each task, what other streams wait for
   std::vector<cuda::Event> done_time_;   // of each task, when
   std::vector<cuda::Event> ready_time_;  // of each task that awaits arrivals, when all are there
-  std::vector<std::vector<TaskId>> dependencies_;
-  std::vector<std::vector<TaskId>> arrivals_;
+  std::vector<std::vector<TaskId>> events_;    // of each task, whose done_ it waits for
+  std::vector<std::vector<TaskId>> arrivals_;  // of each task, the exchanges that it awaits
   std::vector<std::string> names_;
   cuda::Event fork_;
   std::vector<cuda::Event> join_;  // of each stream but the compute stream

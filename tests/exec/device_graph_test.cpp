@@ -85,3 +85,24 @@ TEST_CASE("tasks end after what they wait for", "[exec][cuda]") {
     CHECK(intervals[before].end <= intervals[after].start);
   }
 }
+
+TEST_CASE("what has arrived is computed while this rank's own rows are leaving", "[exec][cuda]") {
+  const bool cuda_graph = GENERATE(false, true);
+  CAPTURE(cuda_graph);
+  const TaskGraph tasks = graph();
+  LosableExchange exchange;
+  DeviceGraph::Work work = exchange.work();
+  int awaited = 0;
+  work.await = [&](const Task&, cudaStream_t) { ++awaited; };
+  work.give = [&, give = work.give](const Task& task, cudaStream_t stream) {
+    give(task, stream);
+    if (task.key().operation != OperationKind::Expert) return;
+    const auto sent = [](void* to) { static_cast<LosableExchange*>(to)->lost = false; };
+    cuda::check(cudaLaunchHostFunc(stream, sent, &exchange));
+  };
+  DeviceGraph prepared(tasks, work, options(cuda_graph));
+  CHECK(awaited > 0);
+  exchange.lost = true;
+  CHECK_NOTHROW(prepared.run(Clock::now()));
+  CHECK(exchange.given_up == 0);
+}
