@@ -1,8 +1,6 @@
 #include "exec/layer_measurements.hpp"
 
 #include <algorithm>
-#include <cstddef>
-#include <iterator>
 #include <set>
 #include <utility>
 
@@ -36,16 +34,14 @@ std::vector<MeasuredChunks> measure(std::vector<DegreeGraph> in_turns, Backend& 
   return all;
 }
 
-// Long chunks, middling and short ones; each graph takes memory.
+// All: chunks of similar sizes may run kernels that bear exchanges differently.
 std::vector<std::int64_t> overlap_degrees(const MoeLayer& layer, const CalibrateOptions& options) {
   std::set<std::int64_t> usable;
   for (const std::int64_t degree : options.degrees) {
-    if (degree <= 8 && degree <= layer.slots()) usable.insert(degree);
+    if (degree <= layer.slots()) usable.insert(degree);
   }
   if (usable.size() > 1) usable.erase(usable.begin());  // one chunk has no other beside it
-  const auto middle = std::next(usable.begin(), static_cast<std::ptrdiff_t>(usable.size() / 2));
-  const std::set<std::int64_t> chosen{*usable.begin(), *middle, *usable.rbegin()};
-  return {chosen.begin(), chosen.end()};
+  return {usable.begin(), usable.end()};
 }
 
 }  // namespace
@@ -63,7 +59,7 @@ LayerMeasurements measure_layer(const MoeLayer& layer, const CalibrationTools& t
   const auto backend = tools.backend(layer);
   const int ranks = group.size();
   const std::vector<std::int64_t> overlapped = overlap_degrees(layer, options);
-  std::vector<DegreeGraph> by_themselves, together;
+  std::vector<DegreeGraph> by_themselves;
   for (const std::int64_t degree : options.degrees) {
     if (degree > layer.slots()) continue;
     by_themselves.push_back({degree, grouped_chunks(layer, ranks, degree)});
@@ -73,10 +69,6 @@ LayerMeasurements measure_layer(const MoeLayer& layer, const CalibrationTools& t
     by_themselves.push_back({few, serial_chunks(layer, ranks, few)});
     by_themselves.push_back({few, computations_only(layer, ranks, few)});
   }
-  for (const std::int64_t degree : overlapped) {
-    together.push_back({degree, grouped_chunks(layer, ranks, degree)});
-    together.push_back({degree, experts_under_exchanges(layer, ranks, degree)});
-  }
   LayerMeasurements measurements{.regroups = backend->regroups()};
   measurements.grouped = measure(std::move(by_themselves), *backend, group, options, true);
   if (tools.gives_ahead) {
@@ -85,9 +77,12 @@ LayerMeasurements measure_layer(const MoeLayer& layer, const CalibrationTools& t
       measurements.grouped.pop_back();
     }
   }
-  auto pairs = measure(std::move(together), *backend, group, options, false);
-  for (std::size_t i = 0; i < pairs.size(); i += 2) {
-    measurements.overlaps.push_back({std::move(pairs[i]), std::move(pairs[i + 1])});
+  for (const std::int64_t degree : overlapped) {  // apart: each graph takes memory
+    std::vector<DegreeGraph> pair;
+    pair.push_back({degree, grouped_chunks(layer, ranks, degree)});
+    pair.push_back({degree, experts_under_exchanges(layer, ranks, degree)});
+    auto measured = measure(std::move(pair), *backend, group, options, false);
+    measurements.overlaps.push_back({std::move(measured[0]), std::move(measured[1])});
   }
   return measurements;
 }
