@@ -2,8 +2,10 @@
 
 #include <atomic>
 #include <catch2/catch.hpp>
+#include <cstdint>
 #include <thread>
 
+#include "kernels/device_flags.hpp"
 #include "models/error.hpp"
 #include "tests/exec/executed_layer.hpp"
 
@@ -90,19 +92,32 @@ TEST_CASE("what has arrived is computed while this rank's own rows are leaving",
   const bool cuda_graph = GENERATE(false, true);
   CAPTURE(cuda_graph);
   const TaskGraph tasks = graph();
-  LosableExchange exchange;
-  DeviceGraph::Work work = exchange.work();
-  int awaited = 0;
-  work.await = [&](const Task&, cudaStream_t) { ++awaited; };
-  work.give = [&, give = work.give](const Task& task, cudaStream_t stream) {
-    give(task, stream);
-    if (task.key().operation != OperationKind::Expert) return;
-    const auto sent = [](void* to) { static_cast<LosableExchange*>(to)->lost = false; };
-    cuda::check(cudaLaunchHostFunc(stream, sent, &exchange));
+  const cuda::DeviceBuffer word(sizeof(std::uint32_t));
+  const cuda::Stream aside;
+  const auto set = [&](int to, cudaStream_t stream) {
+    cuda::check(cudaMemsetAsync(word.data(), to, word.bytes(), stream));
   };
+  int awaited = 0;
+  DeviceGraph::Work work{
+      .align = [](cudaStream_t) {},
+      .begin = [] {},
+      .give =
+          [&](const Task& task, cudaStream_t stream) {
+            const OperationKind kind = task.key().operation;
+            if (kind == OperationKind::Dispatch) {  // leaves when an expert has computed
+              cuda::await_flags(word.as<std::uint32_t>(), 1, /*except=*/-1, stream);
+            } else if (kind == OperationKind::Expert) {
+              set(1, stream);
+            }
+          },
+      .await = [&](const Task&, cudaStream_t) { ++awaited; },
+      .check = [] {},
+      .give_up = [&] { set(1, aside); }};
+  set(1, aside);
+  aside.synchronize();
   DeviceGraph prepared(tasks, work, options(cuda_graph));
   CHECK(awaited > 0);
-  exchange.lost = true;
+  set(0, aside);
+  aside.synchronize();
   CHECK_NOTHROW(prepared.run(Clock::now()));
-  CHECK(exchange.given_up == 0);
 }
