@@ -121,7 +121,7 @@ TaskGraph computations_only(const MoeLayer& layer, std::int64_t num_ranks, std::
 }
 
 TaskGraph experts_under_exchanges(const MoeLayer& layer, std::int64_t num_ranks,
-                                  std::int64_t degree) {
+                                  std::int64_t degree, Begins begins) {
   const Chunks chunks(layer, num_ranks, degree);
   TaskGraphBuilder builder("experts-under-exchanges", num_ranks);
   Chain chain(builder);
@@ -137,7 +137,7 @@ TaskGraph experts_under_exchanges(const MoeLayer& layer, std::int64_t num_ranks,
     const TaskId expert = builder.append(std::move(experts[i]));
     builder.depend(arrived, expert);
     builder.depend(computed, builder.append(std::move(exchanges[i])));
-    computed = expert;
+    if (begins == Begins::WithExperts) computed = expert;
   }
   return std::move(builder).build();
 }

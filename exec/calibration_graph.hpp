@@ -20,10 +20,12 @@ TaskGraph grouped_chunks(const MoeLayer& layer, std::int64_t num_ranks, std::int
 /// The computations of grouped_chunks without any exchange.
 TaskGraph computations_only(const MoeLayer& layer, std::int64_t num_ranks, std::int64_t degree);
 
-/// Behind all dispatches, forward experts of each chunk on the compute stream beside an exchange of
-/// the backward phase that is given when they are, as where a layer's chunks overlap, on buffers of
-/// their own.
+/// When an exchange beside experts begins: when the experts of its chunk do, as a layer's combines
+/// do that wait for computation, or behind the one before, as its dispatches do.
+enum class Begins { WithExperts, BehindOther };
+/// Behind all dispatches, forward experts of each chunk on the compute stream beside exchanges of
+/// the backward phase, on buffers of their own.
 TaskGraph experts_under_exchanges(const MoeLayer& layer, std::int64_t num_ranks,
-                                  std::int64_t degree);
+                                  std::int64_t degree, Begins begins);
 
 }  // namespace pipemoe::exec

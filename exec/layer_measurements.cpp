@@ -1,6 +1,7 @@
 #include "exec/layer_measurements.hpp"
 
 #include <algorithm>
+#include <iterator>
 #include <set>
 #include <utility>
 
@@ -10,7 +11,7 @@ namespace pipemoe::exec {
 namespace {
 
 /// Turns that the graphs of a layer take.
-constexpr int kRounds = 5;
+constexpr int kRounds = 5, kOverlapRounds = 3;
 
 struct DegreeGraph {
   std::int64_t degree;
@@ -18,15 +19,10 @@ struct DegreeGraph {
 };
 
 std::vector<MeasuredChunks> measure(std::vector<DegreeGraph> in_turns, Backend& backend,
-                                    ProcessGroup& group, const CalibrateOptions& options,
-                                    bool makespans) {
+                                    ProcessGroup& group, const ExecuteOptions& options) {
   std::vector<TaskGraph> graphs;
   for (DegreeGraph& one : in_turns) graphs.push_back(std::move(one.graph));
-  auto measured = measure_tasks(graphs, backend, group,
-                                {.warm_up = options.warm_up,
-                                 .repeats = options.repeats,
-                                 .rounds = std::min(options.repeats, kRounds),
-                                 .makespans = makespans});
+  auto measured = measure_tasks(graphs, backend, group, options);
   std::vector<MeasuredChunks> all;
   for (std::size_t i = 0; i < graphs.size(); ++i) {
     all.push_back({in_turns[i].degree, std::move(graphs[i]), std::move(measured[i])});
@@ -42,6 +38,27 @@ std::vector<std::int64_t> overlap_degrees(const MoeLayer& layer, const Calibrate
   }
   if (usable.size() > 1) usable.erase(usable.begin());  // one chunk has no other beside it
   return {usable.begin(), usable.end()};
+}
+
+// Of one degree: each graph takes memory.
+LayerMeasurements::Overlap measure_overlap(const MoeLayer& layer, std::int64_t degree,
+                                           Backend& backend, ProcessGroup& group,
+                                           const CalibrateOptions& options) {
+  std::vector<DegreeGraph> together;
+  together.push_back({degree, grouped_chunks(layer, group.size(), degree)});
+  for (const Begins begins : {Begins::WithExperts, Begins::BehindOther}) {
+    together.push_back({degree, experts_under_exchanges(layer, group.size(), degree, begins)});
+  }
+  const int repeats = (options.repeats + 1) / 2;  // each in two graphs, and of every degree
+  auto measured = measure(std::move(together), backend, group,
+                          {.warm_up = options.warm_up,
+                           .repeats = repeats,
+                           .rounds = std::min(repeats, kOverlapRounds),
+                           .makespans = false});
+  LayerMeasurements::Overlap overlap{std::move(measured.front()), {}};
+  overlap.beside.assign(std::make_move_iterator(measured.begin() + 1),
+                        std::make_move_iterator(measured.end()));
+  return overlap;
 }
 
 }  // namespace
@@ -70,19 +87,19 @@ LayerMeasurements measure_layer(const MoeLayer& layer, const CalibrationTools& t
     by_themselves.push_back({few, computations_only(layer, ranks, few)});
   }
   LayerMeasurements measurements{.regroups = backend->regroups()};
-  measurements.grouped = measure(std::move(by_themselves), *backend, group, options, true);
+  measurements.grouped = measure(std::move(by_themselves), *backend, group,
+                                 {.warm_up = options.warm_up,
+                                  .repeats = options.repeats,
+                                  .rounds = std::min(options.repeats, kRounds),
+                                  .makespans = true});
   if (tools.gives_ahead) {
     for (auto* last : {&measurements.computations, &measurements.serial}) {
       *last = std::move(measurements.grouped.back());
       measurements.grouped.pop_back();
     }
   }
-  for (const std::int64_t degree : overlapped) {  // apart: each graph takes memory
-    std::vector<DegreeGraph> pair;
-    pair.push_back({degree, grouped_chunks(layer, ranks, degree)});
-    pair.push_back({degree, experts_under_exchanges(layer, ranks, degree)});
-    auto measured = measure(std::move(pair), *backend, group, options, false);
-    measurements.overlaps.push_back({std::move(measured[0]), std::move(measured[1])});
+  for (const std::int64_t degree : overlapped) {
+    measurements.overlaps.push_back(measure_overlap(layer, degree, *backend, group, options));
   }
   return measurements;
 }

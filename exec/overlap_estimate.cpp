@@ -26,12 +26,28 @@ std::map<TaskKey, Seconds> alone_times(const MeasuredChunks& chunks) {
   return alone;
 }
 
+void add_busy(const TaskGraph& graph, const std::vector<TaskTimes>& iteration,
+              const std::map<TaskKey, Seconds>& alone, BusyTimes& experts, BusyTimes& exchanges) {
+  std::vector<TaskTimes> of_experts, of_exchanges;
+  for (TaskId id = 0; id < graph.size(); ++id) {
+    const Task& task = graph.task(id);
+    if (!stands_beside(task)) continue;
+    BusyTimes& times = is_exchange(task) ? exchanges : experts;
+    times.busy += iteration[id].duration();
+    times.alone += alone.at(task.key());
+    (is_exchange(task) ? of_exchanges : of_experts).push_back(iteration[id]);
+  }
+  const Seconds both = both_busy(of_experts, of_exchanges);
+  experts.both += both;
+  exchanges.both += both;
+}
+
 }  // namespace
 
-Seconds both_busy(const StreamTimes& a, const StreamTimes& b) {
+Seconds both_busy(const std::vector<TaskTimes>& a, const std::vector<TaskTimes>& b) {
   Seconds both{};
-  for (const TaskTimes& one : a.tasks) {
-    for (const TaskTimes& other : b.tasks) {
+  for (const TaskTimes& one : a) {
+    for (const TaskTimes& other : b) {
       const Seconds overlap = std::min(one.end, other.end) - std::max(one.start, other.start);
       both += std::max(overlap, Seconds{});
     }
@@ -39,13 +55,10 @@ Seconds both_busy(const StreamTimes& a, const StreamTimes& b) {
   return both;
 }
 
-std::optional<double> slowdown(const StreamTimes& stream, const StreamTimes& other) {
-  Seconds busy{};
-  for (const TaskTimes& task : stream.tasks) busy += task.duration();
-  const Seconds both = both_busy(stream, other);
-  const Seconds worked_together = stream.alone - (busy - both);
-  if (both < busy / 8 || worked_together <= Seconds{}) return std::nullopt;
-  return both / worked_together;
+std::optional<double> slowdown(const BusyTimes& stream) {
+  const Seconds worked_together = stream.alone - (stream.busy - stream.both);
+  if (stream.both < stream.busy / 8 || worked_together <= Seconds{}) return std::nullopt;
+  return stream.both / worked_together;
 }
 
 Bytes largest_exchange(const TaskGraph& graph) {
@@ -58,19 +71,15 @@ Bytes largest_exchange(const TaskGraph& graph) {
 
 Contention contention(const LayerMeasurements::Overlap& overlap) {
   const std::map<TaskKey, Seconds> alone = alone_times(overlap.alone);
-  const TaskGraph& graph = overlap.beside.graph;
   Contention found;
-  for (const auto& iteration : overlap.beside.measured.iterations) {
-    StreamTimes experts, exchanges;
-    for (TaskId id = 0; id < graph.size(); ++id) {
-      const Task& task = graph.task(id);
-      if (!stands_beside(task)) continue;
-      StreamTimes& stream = is_exchange(task) ? exchanges : experts;
-      stream.tasks.push_back(iteration[id]);
-      stream.alone += alone.at(task.key());
+  const std::size_t iterations = overlap.beside.front().measured.iterations.size();
+  for (std::size_t i = 0; i < iterations; ++i) {
+    BusyTimes experts, exchanges;
+    for (const MeasuredChunks& beside : overlap.beside) {
+      add_busy(beside.graph, beside.measured.iterations[i], alone, experts, exchanges);
     }
-    if (const auto factor = slowdown(experts, exchanges)) found.compute.push_back(*factor);
-    if (const auto factor = slowdown(exchanges, experts)) found.communication.push_back(*factor);
+    if (const auto factor = slowdown(experts)) found.compute.push_back(*factor);
+    if (const auto factor = slowdown(exchanges)) found.communication.push_back(*factor);
   }
   return found;
 }

@@ -10,25 +10,24 @@
 
 namespace pipemoe::exec {
 
-/// One stream's tasks in one iteration and the time each takes alone.
-struct StreamTimes {
-  std::vector<TaskTimes> tasks;  ///< in order, not overlapping each other
-  Seconds alone{};               ///< sum of what they take alone
+/// Time in which tasks of both streams ran, each in order and not overlapping each other.
+Seconds both_busy(const std::vector<TaskTimes>& a, const std::vector<TaskTimes>& b);
+
+/// How long a stream ran tasks, how long they take alone, and how long another ran tasks as well.
+struct BusyTimes {
+  Seconds busy{}, alone{}, both{};
 };
-
-/// Time in which both streams ran a task.
-Seconds both_busy(const StreamTimes& a, const StreamTimes& b);
-
-/// The slowdown s under which `stream`, advancing at 1/s while the other is busy, takes as long as
+/// The slowdown s under which a stream, advancing at 1/s while the other is busy, takes as long as
 /// it did: alone = (busy - both) + both / s. Null where the streams met for less than an eighth of
 /// the stream's time, or where no s says so.
-std::optional<double> slowdown(const StreamTimes& stream, const StreamTimes& other);
+std::optional<double> slowdown(const BusyTimes& stream);
 
 /// A rank's bytes.
 Bytes largest_exchange(const TaskGraph& graph);
 
-/// How much experts and the exchanges beside them slowed each other on this rank. Both with what
-/// streams that wait for each other cost a task, which an exchange behind another one lacks.
+/// How much experts and the exchanges beside them slowed each other on this rank, whenever these
+/// began: in a layer some begin with experts and others do not. With what streams that wait for
+/// each other cost a task.
 struct Contention {
   std::vector<double> compute, communication;  ///< one for each iteration in which they met
 };
