@@ -352,6 +352,7 @@ std::unique_ptr<PreparedGraph> CudaBackend::prepare(const TaskGraph& graph) {
                             give(task, *layer, *iteration, stream, {});
                           },
                           await_of(iteration),
+                          [layer](cudaGraph_t recorded) { layer->simplify(recorded); },
                           [this] {
                             if (communicator_ != nullptr) communicator_->check_progress();
                           },

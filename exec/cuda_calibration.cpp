@@ -94,7 +94,7 @@ std::vector<Seconds> time_gemm(ProcessGroup& group, const CudaOptions& options, 
   return time_on_stream(
       group, /*capture=*/true, repeats,
       [&](cudaStream_t stream) {
-        matmuls.run(product, {a.data(), b.data(), d.data()}, workspace, stream);
+        matmuls.run(product, {a.data(), b.data(), d.data()}, workspace.all(), stream);
       },
       [](cudaStream_t) {});
 }

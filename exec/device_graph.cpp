@@ -102,7 +102,8 @@ void DeviceGraph::stamp(const cuda::Event& event, cudaStream_t on) const {
 }
 
 cuda::Graph DeviceGraph::capture(bool timed) {
-  return cuda::Graph::capture(stream(kMain), [&] { give_all(timed); });
+  return cuda::Graph::capture(
+      stream(kMain), [&] { give_all(timed); }, work_.recorded);
 }
 
 void DeviceGraph::launch(bool timed) {

@@ -29,6 +29,7 @@ class DeviceGraph final : public PreparedGraph {
   /// `await`, where there is one, gives a stream what it waits for an exchange's arrival with: one
   /// that is done has then only sent, and what it brings may be there before.
   /// `align`, once before each iteration, gives what the ranks wait for each other with.
+  /// `recorded`, where there is one, may change what was recorded for a CUDA graph.
   /// `check` throws when work that was given has failed; `give_up` ends what may never end by
   /// itself, after `check` has thrown or the deadline has passed. The graph must outlive this.
   /// Profilers see the tasks' names where tasks are given, not where a CUDA graph is replayed.
@@ -37,6 +38,7 @@ class DeviceGraph final : public PreparedGraph {
     std::function<void()> begin;
     std::function<void(const Task&, cudaStream_t)> give;
     std::function<void(const Task& exchange, cudaStream_t)> await;
+    std::function<void(cudaGraph_t)> recorded;
     std::function<void()> check;
     std::function<void()> give_up;
   };

@@ -94,13 +94,15 @@ void Graph::abandon(cudaStream_t stream) noexcept {
   (void)cudaGetLastError();
 }
 
-Graph Graph::finish(cudaStream_t stream, Where at) {
+Graph Graph::finish(cudaStream_t stream, const std::function<void(cudaGraph_t)>& edit, Where at) {
   cudaGraph_t graph = nullptr;
   check(cudaStreamEndCapture(stream, &graph), at);
+  const std::unique_ptr<CUgraph_st, void (*)(cudaGraph_t)> recorded(graph, [](cudaGraph_t ended) {
+    log_failure(cudaGraphDestroy(ended), "end of a recorded graph");
+  });
+  if (edit) edit(graph);
   Graph result;
-  const cudaError_t status = cudaGraphInstantiate(&result.executable_, graph, 0);
-  log_failure(cudaGraphDestroy(graph), "end of a recorded graph");
-  check(status, at);
+  check(cudaGraphInstantiate(&result.executable_, graph, 0), at);
   return result;
 }
 

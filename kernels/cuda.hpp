@@ -162,9 +162,11 @@ class Graph {
   }
 
   /// Records what `work` gives to `stream`, and to streams that it joins to it by events and back,
-  /// without running it. Nothing in `work` may wait for the device.
+  /// without running it; `edit` changes the recording. Nothing in `work` may wait for the device.
   template <class Work>
-  static Graph capture(cudaStream_t stream, Work&& work, Where at = Where::here()) {
+  static Graph capture(cudaStream_t stream, Work&& work,
+                       const std::function<void(cudaGraph_t)>& edit = {},
+                       Where at = Where::here()) {
     check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), at);
     try {
       work();
@@ -172,7 +174,7 @@ class Graph {
       abandon(stream);
       throw;
     }
-    return finish(stream, at);
+    return finish(stream, edit, at);
   }
 
   void launch(cudaStream_t stream, Where at = Where::here()) const {
@@ -181,7 +183,7 @@ class Graph {
 
  private:
   static void abandon(cudaStream_t stream) noexcept;
-  static Graph finish(cudaStream_t stream, Where at);
+  static Graph finish(cudaStream_t stream, const std::function<void(cudaGraph_t)>& edit, Where at);
 
   cudaGraphExec_t executable_ = nullptr;
 };

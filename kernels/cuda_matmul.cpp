@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "kernels/device_fill.hpp"
+#include "kernels/zeroed_workspaces.hpp"
 
 namespace pipemoe::cuda {
 namespace {
@@ -131,11 +132,11 @@ class Description {
   }
 
   cublasStatus_t run(cublasLtHandle_t handle, const Matmul& shape, const MatmulArgs& args,
-                     const cublasLtMatmulAlgo_t& algorithm, const Workspace& workspace,
+                     const cublasLtMatmulAlgo_t& algorithm, std::span<std::byte> workspace,
                      cudaStream_t stream) const {
     const float one = 1, beta = shape.accumulate ? 1 : 0;
     return cublasLtMatmul(handle, operation_, &one, args.b, a_, args.a, b_, &beta, args.d, d_,
-                          args.d, d_, &algorithm, workspace.data(), workspace.bytes(), stream);
+                          args.d, d_, &algorithm, workspace.data(), workspace.size(), stream);
   }
 
  private:
@@ -200,15 +201,20 @@ struct TrialOperands {
 // More than the library has for most shapes.
 constexpr int kCandidates = 40;
 
+struct Algorithm {
+  cublasLtMatmulAlgo_t chosen{};
+  std::size_t workspace_bytes = 0;
+};
+
 // What timing chose, for the device of this process: timed once, the same bits everywhere.
 class TimedAlgorithms {
  public:
-  std::optional<cublasLtMatmulAlgo_t> find(const Matmul& shape) {
+  std::optional<Algorithm> find(const Matmul& shape) {
     const std::lock_guard lock(mutex_);
     const auto known = algorithms_.find(shape);
     return known == algorithms_.end() ? std::nullopt : std::optional(known->second);
   }
-  void keep(const Matmul& shape, const cublasLtMatmulAlgo_t& algorithm) {
+  void keep(const Matmul& shape, const Algorithm& algorithm) {
     const std::lock_guard lock(mutex_);
     algorithms_.emplace(shape, algorithm);
   }
@@ -219,12 +225,84 @@ class TimedAlgorithms {
 
  private:
   std::mutex mutex_;
-  std::map<Matmul, cublasLtMatmulAlgo_t> algorithms_;
+  std::map<Matmul, Algorithm> algorithms_;
 };
+
+// Times one product's algorithms, as a CUDA graph has them: there a memset, which some need, takes
+// 4 to 8 us with the gaps beside it (H200, CUDA 13.0, kernel traces of layers).
+class Trials {
+ public:
+  Trials(cublasLtHandle_t handle, Description& description, const Matmul& shape)
+      : handle_(handle), description_(description), shape_(shape), operands_(shape, stream_) {
+    description.point(shape, operands_.args());
+  }
+  // Each once after a warm-up, then the best few again: the least time decides.
+  Algorithm fastest(const std::vector<Algorithm>& candidates);
+
+ private:
+  static constexpr int kRuns = 2;
+
+  cublasStatus_t run(const Algorithm& algorithm, std::span<std::byte> workspace) {
+    return description_.run(handle_, shape_, operands_.args(), algorithm.chosen, workspace,
+                            stream_);
+  }
+  Graph record(const Algorithm& algorithm, int runs);
+  double time(const Graph& graph);
+
+  cublasLtHandle_t handle_;
+  Description& description_;
+  const Matmul& shape_;
+  Stream stream_;
+  Workspace workspace_;
+  ZeroedWorkspaces zeroed_{kRuns * ZeroedWorkspaces::kMost};
+  TrialOperands operands_;
+  Event begin_{Event::Timing::On}, end_{Event::Timing::On};
+};
+
+Graph Trials::record(const Algorithm& algorithm, int runs) {
+  zeroed_.begin_iteration();
+  Graph graph = Graph::capture(
+      stream_,
+      [&] {
+        for (int i = 0; i < runs; ++i) {
+          std::span<std::byte> own;
+          if (shape_.zeroed) own = zeroed_.take(algorithm.workspace_bytes);
+          check(run(algorithm, own.empty() ? workspace_.all() : own));
+        }
+      },
+      [&](cudaGraph_t recorded) { zeroed_.drop_memsets(recorded); });
+  time(graph);
+  return graph;
+}
+
+double Trials::time(const Graph& graph) {
+  check(cudaMemsetAsync(zeroed_.all().data(), 0, zeroed_.all().size(), stream_));
+  begin_.record(stream_);
+  graph.launch(stream_);
+  end_.record(stream_);
+  return elapsed(begin_, end_).count();
+}
+
+Algorithm Trials::fastest(const std::vector<Algorithm>& candidates) {
+  std::vector<std::pair<double, std::size_t>> times;
+  for (std::size_t i = 0; i < candidates.size(); ++i) {
+    if (run(candidates[i], workspace_.all()) != CUBLAS_STATUS_SUCCESS) continue;
+    times.emplace_back(time(record(candidates[i], 1)), i);
+  }
+  if (times.empty()) return candidates.front();
+  std::sort(times.begin(), times.end());
+  times.resize(std::min<std::size_t>(times.size(), 4));
+  for (auto& [best, index] : times) {
+    const Graph graph = record(candidates[index], kRuns);
+    best = time(graph);
+    for (int round = 1; round < 3; ++round) best = std::min(best, time(graph));
+  }
+  return candidates[std::min_element(times.begin(), times.end())->second];
+}
 
 struct Plan {
   std::unique_ptr<Description> description;
-  std::optional<cublasLtMatmulAlgo_t> algorithm;  // none: the library cannot
+  std::optional<Algorithm> algorithm;  // none: the library cannot
 };
 
 }  // namespace
@@ -238,71 +316,31 @@ struct Matmuls::State {
   ~State() { (void)cublasLtDestroy(handle); }
 
   const Plan& plan(const Matmul& shape);
-  cublasLtMatmulAlgo_t fastest(Description& description, const Matmul& shape,
-                               const std::vector<cublasLtMatmulHeuristicResult_t>& candidates);
+  std::optional<Algorithm> choose(Description& description, const Matmul& shape);
 };
 
 const Plan& Matmuls::State::plan(const Matmul& shape) {
   const auto known = plans.find(shape);
   if (known != plans.end()) return known->second;
-  const bool timed = search == Search::Timed;
   Plan plan{std::make_unique<Description>(shape), std::nullopt};
-  if (timed) plan.algorithm = TimedAlgorithms::of_process().find(shape);
-  if (!plan.algorithm) {
-    const auto candidates = plan.description->algorithms(handle, shape, timed ? kCandidates : 1);
-    if (!candidates.empty()) {
-      plan.algorithm =
-          timed ? fastest(*plan.description, shape, candidates) : candidates.front().algo;
-    }
-    if (timed && plan.algorithm) TimedAlgorithms::of_process().keep(shape, *plan.algorithm);
-  }
+  plan.algorithm = choose(*plan.description, shape);
   return plans.emplace(shape, std::move(plan)).first->second;
 }
 
-// Each once after a warm-up, then the best few again: the least time decides. As a CUDA graph has
-// them: there a memset, which some algorithms need, takes 4 to 8 us with the gaps beside it (H200,
-// CUDA 13.0, kernel traces of layers).
-cublasLtMatmulAlgo_t Matmuls::State::fastest(
-    Description& description, const Matmul& shape,
-    const std::vector<cublasLtMatmulHeuristicResult_t>& candidates) {
-  const Stream stream;
-  const Workspace workspace;
-  const TrialOperands operands(shape, stream);
-  description.point(shape, operands.args());
-  Event begin(Event::Timing::On), end(Event::Timing::On);
-  const auto record = [&](const cublasLtMatmulAlgo_t& algorithm, int runs) {
-    Graph graph = Graph::capture(stream, [&] {
-      for (int i = 0; i < runs; ++i) {
-        check(description.run(handle, shape, operands.args(), algorithm, workspace, stream));
-      }
-    });
-    graph.launch(stream);
-    return graph;
-  };
-  const auto time = [&](const Graph& graph) {
-    begin.record(stream);
-    graph.launch(stream);
-    end.record(stream);
-    return elapsed(begin, end).count();
-  };
-  std::vector<std::pair<double, std::size_t>> times;
-  for (std::size_t i = 0; i < candidates.size(); ++i) {
-    const cublasLtMatmulAlgo_t& algorithm = candidates[i].algo;
-    if (description.run(handle, shape, operands.args(), algorithm, workspace, stream) !=
-        CUBLAS_STATUS_SUCCESS) {
-      continue;
-    }
-    times.emplace_back(time(record(algorithm, 1)), i);
+std::optional<Algorithm> Matmuls::State::choose(Description& description, const Matmul& shape) {
+  const bool timed = search == Search::Timed;
+  if (timed) {
+    if (const auto known = TimedAlgorithms::of_process().find(shape)) return known;
   }
-  if (times.empty()) return candidates.front().algo;
-  std::sort(times.begin(), times.end());
-  times.resize(std::min<std::size_t>(times.size(), 4));
-  for (auto& [best, index] : times) {
-    const Graph graph = record(candidates[index].algo, 2);
-    best = time(graph);
-    for (int round = 1; round < 3; ++round) best = std::min(best, time(graph));
+  std::vector<Algorithm> candidates;
+  for (const auto& one : description.algorithms(handle, shape, timed ? kCandidates : 1)) {
+    candidates.push_back({one.algo, one.workspaceSize});
   }
-  return candidates[std::min_element(times.begin(), times.end())->second].algo;
+  if (candidates.empty()) return std::nullopt;
+  if (!timed) return candidates.front();
+  const Algorithm fastest = Trials(handle, description, shape).fastest(candidates);
+  TimedAlgorithms::of_process().keep(shape, fastest);
+  return fastest;
 }
 
 Matmuls::Matmuls(Search search) : state_(std::make_unique<State>(search)) {}
@@ -314,14 +352,20 @@ bool Matmuls::can(const Matmul& shape) const {
 
 bool Matmuls::prepare(const Matmul& shape) { return state_->plan(shape).algorithm.has_value(); }
 
-void Matmuls::run(const Matmul& shape, const MatmulArgs& args, const Workspace& workspace,
+std::size_t Matmuls::workspace_bytes(const Matmul& shape) {
+  const Plan& plan = state_->plan(shape);
+  return plan.algorithm ? plan.algorithm->workspace_bytes : 0;
+}
+
+void Matmuls::run(const Matmul& shape, const MatmulArgs& args, std::span<std::byte> workspace,
                   cudaStream_t stream) {
   const Plan& plan = state_->plan(shape);
   if (!plan.algorithm) {
     throw DeviceError("cuBLASLt has no algorithm for " + shape.describe(), Where::here());
   }
   plan.description->point(shape, args);
-  check(plan.description->run(state_->handle, shape, args, *plan.algorithm, workspace, stream));
+  check(plan.description->run(state_->handle, shape, args, plan.algorithm->chosen, workspace,
+                              stream));
 }
 
 std::string Matmuls::version() {

@@ -4,6 +4,7 @@
 #include <compare>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 
 #include "kernels/cuda.hpp"
@@ -34,6 +35,8 @@ struct Matmul {
   Element out = Element::Fp32;                            ///< of d and of the bias
   bool accumulate = false;                                ///< adds to d
   bool tf32 = false;  ///< fp32 operands may be rounded to ten bits
+  /// Its workspace is one of ZeroedWorkspaces where that is small, and memsets of it are dropped.
+  bool zeroed = false;
   Epilogue epilogue = Epilogue::None;
   std::int64_t stride_bias = 0;
   std::int64_t mask_ld = 0;      ///< bits from one row's mask to the next: a multiple of 128
@@ -60,8 +63,7 @@ class Workspace {
  public:
   static constexpr std::size_t kBytes = 64u << 20;
   Workspace() : buffer_(kBytes) {}
-  void* data() const { return buffer_.data(); }
-  std::size_t bytes() const { return buffer_.bytes(); }
+  std::span<std::byte> all() const { return {buffer_.data(), buffer_.bytes()}; }
 
  private:
   DeviceBuffer buffer_;
@@ -85,9 +87,11 @@ class Matmuls {
   /// Chooses the algorithm unless that is done; false when there is none. Waits for the device
   /// under Search::Timed.
   bool prepare(const Matmul& shape);
+  /// Of a workspace for the product: as many as its algorithm needs. Prepares first.
+  std::size_t workspace_bytes(const Matmul& shape);
   /// Asynchronous; prepares first, so that a shape not prepared may wait for the device.
   /// Throws DeviceError when the library has no algorithm.
-  void run(const Matmul& shape, const MatmulArgs& args, const Workspace& workspace,
+  void run(const Matmul& shape, const MatmulArgs& args, std::span<std::byte> workspace,
            cudaStream_t stream);
 
   /// "13.0.2".

@@ -212,19 +212,25 @@ void DeviceLayer::State::prepare_products() {
     }
   };
   if (shape.search != Search::Timed) return;
+  std::size_t zeroed_bytes = 0;
+  const auto prepare = [&](const Matmul& product) {
+    matmuls.prepare(product);
+    zeroed_bytes += ZeroedWorkspaces::size_of(matmuls.workspace_bytes(product));
+  };
   each_group(placement.forward, [&](const Group& group) {
-    matmuls.prepare(products.first(group));
-    matmuls.prepare(products.second(group));
+    prepare(products.first(group));
+    prepare(products.second(group));
   });
   each_group(placement.backward, [&](const Group& group) {
-    matmuls.prepare(products.hidden_gradient(group));
-    matmuls.prepare(products.input_gradient(group));
+    prepare(products.hidden_gradient(group));
+    prepare(products.input_gradient(group));
     for (const bool accumulate : {false, true}) {
       if (group.continues ? !accumulate : accumulate && shape.backward_degree == 1) continue;
-      matmuls.prepare(products.first_weight(group, accumulate));
-      matmuls.prepare(products.second_weight(group, accumulate));
+      prepare(products.first_weight(group, accumulate));
+      prepare(products.second_weight(group, accumulate));
     }
   });
+  zeroed = ZeroedWorkspaces(zeroed_bytes);
 }
 
 DeviceRows DeviceLayer::State::rows() const {
@@ -374,7 +380,7 @@ const float* DeviceLayer::auxiliary_loss() const { return state_->at<float>("los
 std::vector<std::pair<std::string, std::size_t>> DeviceLayer::bytes() const {
   std::vector<std::pair<std::string, std::size_t>> all;
   for (const auto& [name, buffer] : state_->buffers) all.emplace_back(name, buffer.bytes());
-  all.emplace_back("workspaces", 4 * Workspace::kBytes);
+  all.emplace_back("workspaces", 4 * Workspace::kBytes + state_->zeroed.all().size());
   return all;
 }
 
@@ -389,6 +395,8 @@ std::string DeviceLayer::fused() const {
   add(fusion.second_bias, "second bias");
   return list.empty() ? "nothing" : list;
 }
+
+void DeviceLayer::simplify(cudaGraph_t recorded) const { state_->zeroed.drop_memsets(recorded); }
 
 void DeviceLayer::poison(cudaStream_t stream) {
   for (const auto& [name, buffer] : state_->buffers) {

@@ -192,6 +192,8 @@ class DeviceLayer {
 
   /// Fills every buffer that an iteration must write with NaN.
   void poison(cudaStream_t stream);
+  /// Takes out of a recorded iteration, which begins with gate(), what that does for all tasks.
+  void simplify(cudaGraph_t recorded) const;
   /// Called after each launch from now on; empty: nobody.
   void observe(std::function<void(const DeviceStep&)> observer);
 

@@ -7,6 +7,7 @@
 
 #include "kernels/device_layer.hpp"
 #include "kernels/expert_major.hpp"
+#include "kernels/zeroed_workspaces.hpp"
 
 namespace pipemoe::cuda {
 
@@ -124,7 +125,8 @@ struct DeviceLayer::State {
   Workspace expert_workspace, weight_workspace, gate_workspace, gate_weight_workspace;
   DeviceAllocator exchanged_allocator;  ///< of buffers that exchanges name
   std::map<std::string, DeviceBuffer> buffers;
-  PinnedBuffer staged;  ///< counts that the host reads, then tables it writes
+  ZeroedWorkspaces zeroed;  ///< of the experts' products
+  PinnedBuffer staged;      ///< counts that the host reads, then tables it writes
 
   State(const DeviceLayerShape& of, const DeviceWeights& with, const DeviceGradients& to,
         const DeviceTokens& on, DeviceAllocator exchanged);

@@ -21,7 +21,9 @@ double traffic(const Matmul& p) {
 
 void DeviceLayer::State::multiply(const char* name, const Matmul& shape_of, const MatmulArgs& args,
                                   const Workspace& workspace, cudaStream_t stream) {
-  matmuls.run(shape_of, args, workspace, stream);
+  std::span<std::byte> own;
+  if (shape_of.zeroed) own = zeroed.take(matmuls.workspace_bytes(shape_of));
+  matmuls.run(shape_of, args, own.empty() ? workspace.all() : own, stream);
   note(name, shape_of.flops(), traffic(shape_of), stream);
 }
 
@@ -67,7 +69,15 @@ void DeviceLayer::gate(cudaStream_t stream) {
               stream);
   s.note("scores", 0, 0, stream);
   auto* counts = s.at<std::int32_t>("counts");
-  count_choices(routing, {s.at<std::int32_t>("tile_counts"), counts, s.at<float>("load")}, stream);
+  s.zeroed.begin_iteration();
+  const auto zeroed = s.zeroed.all();
+  count_choices(routing,
+                {.tile_counts = s.at<std::int32_t>("tile_counts"),
+                 .counts = counts,
+                 .load = s.at<float>("load"),
+                 .zeroed = reinterpret_cast<std::int32_t*>(zeroed.data()),
+                 .zeroed_words = static_cast<std::int64_t>(zeroed.size() / sizeof(std::int32_t))},
+                stream);
   s.note("count choices", 0, 0, stream);
   if (routing.dropless()) {
     place_blocks(routing, counts, s.map(Direction::Forward), stream);

@@ -198,6 +198,10 @@ __global__ void count_kernel(CountChoices args, int experts, int entries, float 
   using Scan = cub::BlockScan<int, kThreads>;
   __shared__ typename Scan::TempStorage storage;
   constexpr int kEach = 8;
+  for (std::int64_t i = blockIdx.x * kThreads + threadIdx.x; i < args.zeroed_words;
+       i += std::int64_t{gridDim.x} * kThreads) {
+    args.zeroed[i] = 0;
+  }
   std::int32_t* column = args.tile_counts + blockIdx.x;
   int before = 0;
   for (int base = 0; base < entries; base += kThreads * kEach) {

@@ -55,6 +55,8 @@ struct CountChoices {
   std::int32_t* tile_counts = nullptr;  ///< in and out: then what lies before each tile
   std::int32_t* counts = nullptr;       ///< out: [num_experts], choices before any is dropped
   float* load = nullptr;                ///< out: [num_experts], counts over all choices
+  std::int32_t* zeroed = nullptr;       ///< out: [zeroed_words], zeros that others need
+  std::int64_t zeroed_words = 0;
 };
 void count_choices(const DeviceRouting& routing, const CountChoices& args, cudaStream_t stream);
 

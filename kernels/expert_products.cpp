@@ -18,7 +18,8 @@ Matmul ExpertProducts::on_rows(const Group& group, std::int64_t n, std::int64_t 
           .stride_d = several ? group.stride * n : 0,
           .in = shape_.element,
           .out = shape_.element,
-          .tf32 = shape_.tf32};
+          .tf32 = shape_.tf32,
+          .zeroed = true};
 }
 
 // Rows transposed times rows: [m, rows] * [rows, n].
@@ -39,7 +40,8 @@ Matmul ExpertProducts::over_rows(const Group& group, std::int64_t m, std::int64_
           .in = shape_.element,
           .out = shape_.element,
           .accumulate = accumulate,
-          .tf32 = shape_.tf32};
+          .tf32 = shape_.tf32,
+          .zeroed = true};
 }
 
 Matmul ExpertProducts::first(const Group& group) const {

@@ -234,7 +234,8 @@ double product_time(Matmuls& matmuls, const Matmul& shape, cudaStream_t stream) 
       shape.epilogue == Epilogue::None ? 0 : shape.batch * shape.m * shape.n / 4 + 1024));
   check(cudaMemsetAsync(bias.data(), 0, bias.bytes(), stream));
   return median(time_each(20, stream, [&] {
-    matmuls.run(shape, {a.data(), b.data(), d.data(), bias.data(), mask.data()}, workspace, stream);
+    matmuls.run(shape, {a.data(), b.data(), d.data(), bias.data(), mask.data()}, workspace.all(),
+                stream);
   }));
 }
 

@@ -30,6 +30,7 @@ struct LosableExchange {
               cuda::check(cudaLaunchHostFunc(stream, wait, this));
             },
             {},
+            {},
             [this] {
               if (failed) throw RunError("the exchange failed");
             },

@@ -34,7 +34,7 @@ struct Operands {
     const Workspace workspace;
     const cuda::Stream stream;
     matmuls.run(shape, {a_in.data(), b_in.data(), d_in.data(), bias_in.data(), mask.data()},
-                workspace, stream);
+                workspace.all(), stream);
     stream.synchronize();
   }
   double a_at(std::int64_t batch, std::int64_t i, std::int64_t l) const {
@@ -211,6 +211,6 @@ TEST_CASE("a product that the library lacks is an error that names it", "[cuda][
   shape.out = Element::Bf16;  // fp32 operands, bf16 result
   const Workspace workspace;
   const cuda::Stream stream;
-  CHECK_THROWS_WITH(matmuls.run(shape, {}, workspace, stream),
+  CHECK_THROWS_WITH(matmuls.run(shape, {}, workspace.all(), stream),
                     Catch::Contains("[48, 40] * [40, 72] fp32 -> bf16"));
 }
