@@ -16,6 +16,10 @@
 namespace pipemoe::exec {
 namespace {
 
+/// Slowdowns of which ranks find values further apart than this say nothing of single numbers of
+/// bytes: layers at the power limit, where clocks change (two H200: dsv3 and mixtral 4 to 20 %, all
+/// others up to 2).
+constexpr double kUncertain = 0.04;
 /// A line is used where it is this close to every point; otherwise the points are.
 constexpr double kLineTolerance = 0.03;
 
@@ -111,12 +115,15 @@ std::vector<ExpertOverlap> overlap_by_experts(const CalibrationPoints& points, i
     if (found == by_sizes.end()) found = by_sizes.insert(found, {row.sizes, {}});
     found->second.add(row);
   }
-  const auto together = static_cast<std::size_t>(ranks);  // a point for each number of bytes
+  const auto by_bytes = [&](const std::vector<SlowdownPoint>& of) {
+    const std::size_t together =
+        spread(of) > kUncertain ? of.size() : static_cast<std::size_t>(ranks);
+    return slowdown_by_bytes(of, together);
+  };
   std::vector<ExpertOverlap> experts;
   for (const auto& [sizes, of] : by_sizes) {
     if (!of.complete()) continue;
-    experts.push_back({sizes, slowdown_by_bytes(of.compute, together),
-                       slowdown_by_bytes(of.communication, together)});
+    experts.push_back({sizes, by_bytes(of.compute), by_bytes(of.communication)});
   }
   return experts;
 }

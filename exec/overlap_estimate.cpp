@@ -84,6 +84,17 @@ Contention contention(const LayerMeasurements::Overlap& overlap) {
   return found;
 }
 
+double spread(const std::vector<SlowdownPoint>& points) {
+  std::map<Bytes, std::vector<double>> by_bytes;
+  for (const SlowdownPoint& point : points) by_bytes[point.in_flight].push_back(point.factor);
+  std::vector<double> spreads;
+  for (const auto& [bytes, factors] : by_bytes) {
+    const Summary summary = summarize(factors);
+    spreads.push_back((summary.maximum - summary.minimum) / summary.median);
+  }
+  return summarize(spreads).median;
+}
+
 Slowdown slowdown_by_bytes(std::vector<SlowdownPoint> points, std::size_t together) {
   std::sort(points.begin(), points.end(),
             [](const auto& a, const auto& b) { return a.in_flight < b.in_flight; });

@@ -37,6 +37,9 @@ struct SlowdownPoint {
   Bytes in_flight;
   double factor = 1;
 };
+/// How far points of equally many bytes are apart, over their median: the median of all numbers of
+/// bytes. Requires points.
+double spread(const std::vector<SlowdownPoint>& points);
 /// Points of similar bytes, so many or more together, become their medians; what is below 1
 /// becomes 1. Requires points and together >= 1.
 Slowdown slowdown_by_bytes(std::vector<SlowdownPoint> points, std::size_t together);

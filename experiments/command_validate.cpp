@@ -48,6 +48,22 @@ std::string from_rank_0(exec::ProcessGroup& group, const std::string& mine) {
   return exec::all_gather(group, group.rank() == 0 ? mine : std::string()).front();
 }
 
+// Of points whose closed form is at most `tolerance` longer than the fastest.
+Degrees fewest_chunks(const std::vector<ValidationPoint>& points, double tolerance) {
+  const auto chunks = [](const ValidationPoint& point) {
+    return std::pair(point.degrees.forward_degree + point.degrees.backward_degree,
+                     point.closed_form_makespan);
+  };
+  Seconds fastest = Seconds::max();
+  for (const auto& point : points) fastest = std::min(fastest, point.closed_form_makespan);
+  const ValidationPoint* best = nullptr;
+  for (const ValidationPoint& point : points) {
+    if (point.closed_form_makespan > (1 + tolerance) * fastest) continue;
+    if (best == nullptr || chunks(point) < chunks(*best)) best = &point;
+  }
+  return best->degrees;
+}
+
 ValidationPoint with_measurement(ValidationPoint point, const Timeline& measured) {
   point.measured_makespan =
       measured.repeats[exec::median_index(exec::in_seconds(measured.repeats))];
@@ -158,24 +174,26 @@ ValidationPoint Run::predict(const Regime& regime, const MoeLayer& layer, const 
   return point;
 }
 
-// At equal degrees, and at each phase's best one where they differ and plan would choose them.
+// At equal degrees, and at those that plan would choose of them, which may differ by phase.
 std::vector<ValidationPoint> Run::predict(const Regime& regime, const MoeLayer& layer,
                                           const Cluster& cluster) const {
   std::vector<ValidationPoint> points;
+  std::vector<DegreeChoice> forward, backward;
   for (const std::int64_t degree : validation_.degrees) {
     if (degree > layer.slots()) continue;
     points.push_back(predict(regime, layer, cluster, {degree, degree}));
+    forward.push_back({degree, points.back().predicted_forward});
+    backward.push_back({degree, points.back().predicted_backward()});
   }
-  const auto best = [&](auto time) {
-    return std::min_element(points.begin(), points.end(),
-                            [&](const auto& a, const auto& b) { return time(a) < time(b); })
-        ->degrees;
-  };
-  const Degrees chosen{
-      best([](const auto& point) { return point.predicted_forward; }).forward_degree,
-      best([](const auto& point) { return point.predicted_backward(); }).backward_degree};
-  if (!cluster.equal_degrees && chosen.forward_degree != chosen.backward_degree) {
+  const double tolerance = cluster.degree_tolerance;
+  const Degrees chosen = choose_degrees(forward, backward, tolerance, cluster.equal_degrees);
+  if (chosen.forward_degree != chosen.backward_degree) {
     points.push_back(predict(regime, layer, cluster, chosen));
+  }
+  const Degrees closed_form = fewest_chunks(points, tolerance);
+  for (ValidationPoint& point : points) {
+    point.chosen = point.degrees == chosen;
+    point.closed_form_chosen = point.degrees == closed_form;
   }
   return points;
 }

@@ -19,6 +19,8 @@ void for_each_value(Point& point, Visit visit) {
   visit("closed_form_makespan_s", point.closed_form_makespan);
   visit("predicted_hidden", point.predicted_hidden);
   visit("limit_s", point.limit);
+  visit("chosen", point.chosen);
+  visit("closed_form_chosen", point.closed_form_chosen);
   visit("measured_forward_s", point.measured_forward);
   visit("measured_makespan_s", point.measured_makespan);
   visit("measured_min_s", point.measured_least);
@@ -28,8 +30,10 @@ void for_each_value(Point& point, Visit visit) {
 
 double number(Seconds time) { return time.count(); }
 double number(double share) { return share; }
+double number(bool is) { return is ? 1 : 0; }
 void assign(Seconds& time, double value) { time = Seconds{value}; }
 void assign(double& share, double value) { share = value; }
+void assign(bool& is, double value) { is = value != 0; }
 
 }  // namespace
 

@@ -23,6 +23,8 @@ struct ValidationPoint {
   /// What no schedule undercuts whose chunks are not more efficient than the whole: gate and
   /// permutations, and in each phase the longer of all exchanges and all experts, in one chunk.
   Seconds limit{};
+  bool chosen = false;              ///< what plan chooses of these degrees
+  bool closed_form_chosen = false;  ///< the same by closed_form_makespan
 
   Seconds measured_makespan{};  ///< the median
   Seconds measured_least{};

@@ -35,15 +35,22 @@ const ValidationPoint& best_by(const Points& points, Time time) {
                             [&](const auto* a, const auto* b) { return time(*a) < time(*b); });
 }
 
+const ValidationPoint& measured_best(const Points& points) {
+  return best_by(points, [](const auto& p) { return p.measured_makespan; });
+}
+
+const ValidationPoint& only(const Points& points, bool (*is)(const ValidationPoint&)) {
+  const auto found =
+      std::find_if(points.begin(), points.end(), [&](const auto* point) { return is(*point); });
+  ensure(found != points.end(), "validation: a layer without degree 1, or without a choice");
+  return **found;
+}
+
 DegreeSummary degrees_of(const Points& points) {
-  const auto& predicted = best_by(points, [](const auto& p) { return p.predicted_makespan; });
-  const auto& closed = best_by(points, [](const auto& p) { return p.closed_form_makespan; });
-  const auto& measured = best_by(points, [](const auto& p) { return p.measured_makespan; });
-  const auto found = std::find_if(points.begin(), points.end(), [](const auto* p) {
-    return p->degrees == Degrees{1, 1};
-  });
-  ensure(found != points.end(), "validation: a layer without degree 1");
-  const ValidationPoint& first = **found;
+  const auto& predicted = only(points, [](const auto& p) { return p.chosen; });
+  const auto& closed = only(points, [](const auto& p) { return p.closed_form_chosen; });
+  const auto& first = only(points, [](const auto& p) { return p.degrees == Degrees{1, 1}; });
+  const auto& measured = measured_best(points);
   const Seconds best = measured.measured_makespan;
   return {first.regime,
           first.layer,
@@ -57,11 +64,16 @@ DegreeSummary degrees_of(const Points& points) {
           predicted.measured_hidden};
 }
 
-// Among all degrees of all regimes.
+// Among the degrees chosen in each regime, as plan does with several profiles.
 ChoiceSummary choice_of(const Points& points) {
-  const auto& predicted = best_by(points, [](const auto& p) { return p.predicted_makespan; });
-  const auto& closed = best_by(points, [](const auto& p) { return p.closed_form_makespan; });
-  const auto& measured = best_by(points, [](const auto& p) { return p.measured_makespan; });
+  Points chosen, chosen_closed;
+  for (const ValidationPoint* point : points) {
+    if (point->chosen) chosen.push_back(point);
+    if (point->closed_form_chosen) chosen_closed.push_back(point);
+  }
+  const auto& predicted = best_by(chosen, [](const auto& p) { return p.predicted_makespan; });
+  const auto& closed = best_by(chosen_closed, [](const auto& p) { return p.closed_form_makespan; });
+  const auto& measured = measured_best(points);
   const auto choice = [](const ValidationPoint& p) { return Choice{p.regime, p.degrees}; };
   const Seconds best = measured.measured_makespan;
   return {measured.layer,

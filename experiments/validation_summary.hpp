@@ -17,12 +17,11 @@ struct ErrorSummary {
   double largest = 0;
 };
 
-/// One layer's degrees in one regime: those that the prediction prefers, and what it costs to
-/// believe it.
+/// One layer's degrees in one regime: those that plan chooses, and what it costs to believe it.
 struct DegreeSummary {
   std::string regime;
   std::string layer;
-  Degrees predicted_best, measured_best;
+  Degrees predicted_best, measured_best;  ///< the former of those that were chosen
   double regret = 0;              ///< measured time of predicted_best over that of the best, - 1
   double regret_closed_form = 0;  ///< the same for the closed form's choice
   double gain = 0;                ///< measured time of degree 1 over that of the best, - 1
@@ -54,7 +53,7 @@ struct ValidationSummary {
   double within_one_percent = 0;  ///< share of the layers whose regret is at most 1 %
 };
 
-/// Requires points, with degree 1 of each layer.
+/// Requires points, with degree 1 of each layer, and one chosen of them in each way.
 ValidationSummary summarise(const std::vector<ValidationPoint>& points);
 
 std::string to_json(const ValidationSummary& summary, const Provenance& from);

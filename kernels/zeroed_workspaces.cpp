@@ -55,7 +55,10 @@ std::span<std::byte> ZeroedWorkspaces::take(std::size_t needed) {
 
 bool ZeroedWorkspaces::zeroes_these(cudaGraphNode_t node) const {
   cudaGraphNodeType type{};
-  check(cudaGraphNodeGetType(node, &type));
+  if (cudaGraphNodeGetType(node, &type) != cudaSuccess) {  // the driver's stream memory operations,
+    (void)cudaGetLastError();                              // for which the runtime has no name
+    return false;
+  }
   if (type != cudaGraphNodeTypeMemset) return false;
   cudaMemsetParams memset{};
   check(cudaGraphMemsetNodeGetParams(node, &memset));

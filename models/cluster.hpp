@@ -71,6 +71,9 @@ struct Cluster {
   /// Both phases of a layer are to have one degree: between unequal ones the executor moves the
   /// rows that forward saved, which no fit here says.
   bool equal_degrees = false;
+  /// Share by which predicted times must differ to be told apart: of degrees no further from the
+  /// fastest those of the fewest chunks are chosen.
+  double degree_tolerance = 0;
 
   std::map<std::int64_t, Fit<Bytes>> all_to_all;  ///< by number of ranks; work is a rank's input
   /// The same for one queued right behind another: part of its start-up then runs beside that one.

@@ -405,6 +405,9 @@ Cluster read_cluster(const ConfigFile& file) {
   read_gpu(root.table("gpu"), cluster);
   read_network(root.table("network"), cluster);
   if (root.has("equal_degrees")) cluster.equal_degrees = root.boolean("equal_degrees");
+  if (root.has("degree_tolerance")) {
+    cluster.degree_tolerance = root.number("degree_tolerance", {.from = 0, .to = 1});
+  }
   read_overlap(root, cluster);
   read_fits(root.table("fits"), cluster);
   read_not_modelled(root, cluster);
@@ -415,8 +418,10 @@ Cluster read_cluster(const ConfigFile& file) {
 std::string to_toml(const Cluster& cluster) {
   return line("name", cluster.name) + line("source", cluster.source) +
          line("nodes", cluster.nodes) + line("gpus_per_node", cluster.gpus_per_node) +
-         (cluster.equal_degrees ? "equal_degrees = true\n" : "") + not_modelled_toml(cluster) +
-         gpu_toml(cluster) + network_toml(cluster) + overlap_toml(cluster) + fits_toml(cluster);
+         (cluster.equal_degrees ? "equal_degrees = true\n" : "") +
+         (cluster.degree_tolerance > 0 ? line("degree_tolerance", cluster.degree_tolerance) : "") +
+         not_modelled_toml(cluster) + gpu_toml(cluster) + network_toml(cluster) +
+         overlap_toml(cluster) + fits_toml(cluster);
 }
 
 }  // namespace pipemoe

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
+#include <utility>
 
 #include "models/cost_model.hpp"
 #include "models/error.hpp"
@@ -79,6 +81,30 @@ DegreeChoice choose_degree_exhaustively(const PipelineCost& cost, std::int64_t m
   Best best(cost, max_degree);
   for (std::int64_t degree = 2; degree <= max_degree; ++degree) best.consider(degree);
   return best.choice();
+}
+
+Degrees choose_degrees(const std::vector<DegreeChoice>& forward,
+                       const std::vector<DegreeChoice>& backward, double tolerance, bool equal) {
+  ensure(!forward.empty() && !backward.empty(), "choose_degrees of nothing");
+  const auto for_each_pair = [&](auto visit) {
+    for (std::size_t i = 0; i < forward.size(); ++i) {
+      for (std::size_t j = equal ? i : 0; j < (equal ? i + 1 : backward.size()); ++j) {
+        visit(Degrees{forward[i].degree, backward[j].degree}, forward[i].time + backward[j].time);
+      }
+    }
+  };
+  Seconds fastest = Seconds::max();
+  for_each_pair([&](Degrees, Seconds time) { fastest = std::min(fastest, time); });
+  using Rank = std::pair<std::int64_t, Seconds>;  // chunks, then time
+  Rank best{std::numeric_limits<std::int64_t>::max(), Seconds::max()};
+  Degrees chosen;
+  for_each_pair([&](Degrees degrees, Seconds time) {
+    const Rank rank{degrees.forward_degree + degrees.backward_degree, time};
+    if (time > (1 + tolerance) * fastest || rank >= best) return;
+    best = rank;
+    chosen = degrees;
+  });
+  return chosen;
 }
 
 bool has_closed_form(const MoeLayer& layer, const Cluster& cluster) {

@@ -40,6 +40,12 @@ DegreeChoice choose_degree(const PipelineCost& cost, std::int64_t max_degree);
 /// The same by trying every degree.
 DegreeChoice choose_degree_exhaustively(const PipelineCost& cost, std::int64_t max_degree);
 
+/// Of all pairs of a forward and a backward degree those that together take at most `tolerance`, a
+/// share, longer than the fastest; of these the fewest chunks, and then the fastest. `equal`: of
+/// pairs of one degree; then both have the same degrees. Requires candidates.
+Degrees choose_degrees(const std::vector<DegreeChoice>& forward,
+                       const std::vector<DegreeChoice>& backward, double tolerance, bool equal);
+
 /// One phase of schedule pipemoe. Throws InputError when the cluster lacks a fit; requires that it
 /// `has_closed_form`.
 PipelineCost pipeline_cost(const MoeLayer& layer, const Cluster& cluster, Phase phase);

@@ -57,14 +57,18 @@ DegreeChoice fastest(const std::vector<DegreeChoice>& times) {
                            [](const auto& a, const auto& b) { return a.time < b.time; });
 }
 
-// Index of the degree that is fastest for both phases.
-std::size_t fastest_equal(const Candidates& times) {
-  const auto both = [&](std::size_t i) { return times.forward[i].time + times.backward[i].time; };
-  std::size_t best = 0;
-  for (std::size_t i = 1; i < times.forward.size(); ++i) {
-    if (both(i) < both(best)) best = i;
+// Times of degrees 1, 2, .., or their closed form.
+Degrees choose(const Plan& plan, const MoeLayer& layer, const Cluster& cluster,
+               const Candidates& times) {
+  if (!plan.closed_form || cluster.equal_degrees || cluster.degree_tolerance > 0) {
+    return choose_degrees(times.forward, times.backward, cluster.degree_tolerance,
+                          cluster.equal_degrees);
   }
-  return best;
+  const auto of = [&](Phase phase) {
+    const auto largest = static_cast<std::int64_t>(times.forward.size());
+    return choose_degree(pipeline_cost(layer, cluster, phase), largest).degree;
+  };
+  return {of(Phase::Forward), of(Phase::Backward)};
 }
 
 // One mean chunk of a phase at a degree.
@@ -159,12 +163,15 @@ std::int64_t largest_measured(const MoeLayer& layer, const Cluster& cluster, std
   return degree;
 }
 
+// by_degree: of degrees 1, 2, ..
 PhasePlan phase_plan(const std::string& schedule_name, const MoeLayer& layer,
-                     const Cluster& cluster, Phase phase, DegreeChoice choice,
+                     const Cluster& cluster, Phase phase, std::int64_t degree,
                      std::vector<DegreeChoice> by_degree) {
-  const auto next = std::min(static_cast<std::size_t>(choice.degree), by_degree.size() - 1);
+  const auto at = static_cast<std::size_t>(degree - 1);
+  const DegreeChoice choice = by_degree[at],
+                     next = by_degree[std::min(at + 1, by_degree.size() - 1)];
   const PhaseBreakdown chosen = breakdown(schedule_name, layer, cluster, phase, choice);
-  const PhaseBreakdown after = breakdown(schedule_name, layer, cluster, phase, by_degree[next]);
+  const PhaseBreakdown after = breakdown(schedule_name, layer, cluster, phase, next);
   return {choice, std::move(by_degree), chosen, after};
 }
 
@@ -186,26 +193,22 @@ Plan make_plan(const MoeLayer& layer, const Cluster& cluster, std::int64_t max_d
   plan.closed_form = schedule_name == kPlain && has_closed_form(layer, cluster);
   Candidates times = plan.closed_form ? closed_form_times(layer, cluster, largest)
                                       : graph_times(schedule_name, layer, cluster, largest);
-  const auto choose = [&](Phase phase, const std::vector<DegreeChoice>& tried) {
-    return plan.closed_form ? choose_degree(pipeline_cost(layer, cluster, phase), largest)
-                            : fastest(tried);
-  };
-  DegreeChoice forward = choose(Phase::Forward, times.forward);
-  DegreeChoice backward = choose(Phase::Backward, times.backward);
-  if (cluster.equal_degrees && forward.degree != backward.degree) {
-    const std::size_t equal = fastest_equal(times);
-    forward = times.forward[equal];
-    backward = times.backward[equal];
-  }
-  plan.forward =
-      phase_plan(schedule_name, layer, cluster, Phase::Forward, forward, std::move(times.forward));
-  plan.backward = phase_plan(schedule_name, layer, cluster, Phase::Backward, backward,
+  const Degrees chosen = choose(plan, layer, cluster, times);
+  plan.forward = phase_plan(schedule_name, layer, cluster, Phase::Forward, chosen.forward_degree,
+                            std::move(times.forward));
+  plan.backward = phase_plan(schedule_name, layer, cluster, Phase::Backward, chosen.backward_degree,
                              std::move(times.backward));
   plan.notes = CostModel(cluster).check(schedule(schedule_name, layer, cluster, plan.degrees()));
   if (cluster.equal_degrees) {
     plan.not_tried.push_back(
         "unequal degrees are left out: the executor would move rows between them, which the "
         "profile does not fit");
+  }
+  if (cluster.degree_tolerance > 0) {
+    plan.notes.push_back(fmt::format(
+        "the fewest chunks within {:g} % of the fastest are chosen: the profile's predictions do "
+        "not tell less apart",
+        100 * cluster.degree_tolerance));
   }
   if (largest < allowed) {
     plan.not_tried.push_back(fmt::format(

@@ -51,12 +51,12 @@ struct Plan {
 
 /// Degrees 1..min(max_degree, layer.slots()), or fewer where more would make chunks smaller than
 /// what the profile's fits were made on, which not_tried says; one for both phases where the
-/// profile has equal_degrees. With alpha-beta costs a degree's
-/// time is the closed form, which takes chunks as equal; where the degree does not divide the slots
-/// the largest chunk is up to one slot larger. With tables or overlap slowdowns it is that of the
-/// degree's task graph, and so it is of schedule pipemoe-deferred.
-/// Throws InputError when the cluster lacks a fit, the experts do not divide over the ranks, or the
-/// schedule is neither pipemoe nor pipemoe-deferred.
+/// profile has equal_degrees, and the fewest chunks within its degree_tolerance. With alpha-beta
+/// costs a degree's time is the closed form, which takes chunks as equal; where the degree does not
+/// divide the slots the largest chunk is up to one slot larger. With tables or overlap slowdowns it
+/// is that of the degree's task graph, and so it is of schedule pipemoe-deferred. Throws InputError
+/// when the cluster lacks a fit, the experts do not divide over the ranks, or the schedule is
+/// neither pipemoe nor pipemoe-deferred.
 Plan make_plan(const MoeLayer& layer, const Cluster& cluster,
                std::int64_t max_degree = kDefaultMaxDegree,
                const std::string& schedule_name = "pipemoe");

@@ -45,6 +45,9 @@ class Point:
     least: float  # measured
     most: float
     limit: float | None  # of the whole layer; None when the results do not tell it
+    # Whether it is what plan chooses, by that time; False, too, when the results do not tell it.
+    predicted_chosen: bool
+    closed_form_chosen: bool
 
     def error(self) -> float:
         """Of the prediction, as a share of the measurement."""
@@ -141,12 +144,21 @@ def makespan(row: dict[str, str], name: str) -> float:
     return number(row, name, LEAST_S)
 
 
+def flag(row: dict[str, str], name: str) -> bool:
+    text = row.get(name, "0")
+    if text not in ("0", "1"):
+        raise InputError(f"{name} is {text}, must be 0 or 1")
+    return text == "1"
+
+
 def read_point(row: dict[str, str]) -> Point:
     point = Point(predicted=makespan(row, "predicted_makespan_s"),
                   closed_form=makespan(row, "closed_form_makespan_s"),
                   measured=makespan(row, "measured_makespan_s"),
                   least=makespan(row, "measured_min_s"), most=makespan(row, "measured_max_s"),
-                  limit=makespan(row, "limit_s") if "limit_s" in row else None)
+                  limit=makespan(row, "limit_s") if "limit_s" in row else None,
+                  predicted_chosen=flag(row, "chosen"),
+                  closed_form_chosen=flag(row, "closed_form_chosen"))
     if point.least > point.most:
         raise InputError("measured_min_s must be at most measured_max_s")
     return point
@@ -203,11 +215,18 @@ def said_degrees(record: dict, name: str) -> Degrees:
     return degrees_of(str(member(record, name, int, str)), name)
 
 
-def best_degrees(record: dict, name: str, times: dict[Degrees, float]) -> Degrees:
-    degrees = said_degrees(record, name)
-    if degrees not in fastest(times):
-        raise InputError(f"{name} is {label(degrees)}, but degree {label(fastest(times)[0])} is "
-                         "the fastest in points.csv")
+def best_places(points: dict, name: str) -> list:
+    """The keys of the points where `name`, a time of Point, is least: of those that were chosen by
+    it, if any was."""
+    chosen = {key: point for key, point in points.items() if getattr(point, f"{name}_chosen", False)}
+    return fastest({key: getattr(point, name) for key, point in (chosen or points).items()})
+
+
+def best_degrees(record: dict, name: str, points: dict[Degrees, Point]) -> Degrees:
+    degrees, best = said_degrees(record, f"{name}_best_degree"), best_places(points, name)
+    if degrees not in best:
+        raise InputError(f"{name}_best_degree is {label(degrees)}, but it is {label(best[0])} in "
+                         "points.csv")
     return degrees
 
 
@@ -222,10 +241,8 @@ def read_layer(name: str, record: dict, shape: dict, points: dict[Degrees, Point
     points = dict(sorted(points.items(), key=lambda item: order(item[0])))
     with said_of(f"layer {name}"):
         check_limit(list(points.values()))
-        predicted = best_degrees(record, "predicted_best_degree",
-                                 {degrees: point.predicted for degrees, point in points.items()})
-        measured = best_degrees(record, "measured_best_degree",
-                                {degrees: point.measured for degrees, point in points.items()})
+        predicted = best_degrees(record, "predicted", points)
+        measured = best_degrees(record, "measured", points)
         return Layer(name, shape, points, predicted, measured, share(record, "regret"),
                      share(record, "regret_closed_form"), share(record, "gain_over_degree_1"))
 
@@ -288,14 +305,14 @@ def in_several_regimes(points: Points) -> dict[str, Places]:
 
 
 def preferred(record: dict, name: str, places: Places) -> Point:
-    """The point where `name`, a time of Point, is least; throws InputError unless the record says
+    """The point that is best by `name`, a time of Point; throws InputError unless the record says
     so, too."""
     regime = printable(member(record, f"{name}_regime", str))
     degrees = said_degrees(record, f"{name}_degree")
-    best = fastest({place: getattr(point, name) for place, point in places.items()})
+    best = best_places(places, name)
     if (regime, degrees) not in best:
-        raise InputError(f"{name} is {regime} at {label(degrees)}, but {best[0][0]} at "
-                         f"{label(best[0][1])} is the fastest in points.csv")
+        raise InputError(f"{name} is {regime} at {label(degrees)}, but it is {best[0][0]} at "
+                         f"{label(best[0][1])} in points.csv")
     return places[regime, degrees]
 
 

@@ -65,6 +65,15 @@ TEST_CASE("two ranks' points of two sizes are two points", "[exec][overlap]") {
   CHECK(found.at({1 << 24}) == Approx(1.2));
 }
 
+TEST_CASE("points of equally many bytes are so far apart in the median", "[exec][overlap]") {
+  auto all = points(1000, {1.0, 1.1});
+  CHECK(spread(all) == Approx(0.1 / 1.05));
+  for (const auto& more : {points(2000, {2, 2}), points(3000, {1.5})}) {
+    all.insert(all.end(), more.begin(), more.end());
+  }
+  CHECK(spread(all) == Approx(0));
+}
+
 namespace {
 
 MoeLayer small_layer() {

@@ -24,10 +24,19 @@ ValidationPoint point(const std::string& regime, std::int64_t degree, double pre
   return made;
 }
 
+ValidationPoint chosen(ValidationPoint point) {
+  point.chosen = true;
+  return point;
+}
+ValidationPoint closed_form_chosen(ValidationPoint point) {
+  point.closed_form_chosen = true;
+  return point;
+}
+
 // Regime a: degree 2 is predicted best and is 10 % off; b: degree 1 is and is best of all.
 std::vector<ValidationPoint> two_regimes() {
-  return {point("a", 1, 3, 3, 2.0), point("a", 2, 2.5, 1.5, 2.2), point("b", 1, 1.6, 1.6, 1.25),
-          point("b", 2, 1.8, 1.7, 1.5)};
+  return {point("a", 1, 3, 3, 2.0), closed_form_chosen(chosen(point("a", 2, 2.5, 1.5, 2.2))),
+          closed_form_chosen(chosen(point("b", 1, 1.6, 1.6, 1.25))), point("b", 2, 1.8, 1.7, 1.5)};
 }
 
 constexpr const char* kHead =
@@ -133,9 +142,9 @@ TEST_CASE("the degrees of both phases may be the best, or cost something",
           "[experiments][validation]") {
   std::vector<ValidationPoint> points = two_regimes();
   points.resize(2);
-  ValidationPoint chosen = point("a", 1, 2.4, 2.4, 1.8);
-  chosen.degrees = {2, 1};
-  points.push_back(chosen);
+  points.back().chosen = false;
+  points.push_back(chosen(point("a", 1, 2.6, 2.4, 1.8)));  // fewer chunks than degree 2
+  points.back().degrees = {2, 1};
   DegreeSummary summary = summarise(points).layers.front();
   CHECK(summary.predicted_best == Degrees{2, 1});
   CHECK(summary.measured_best == Degrees{2, 1});

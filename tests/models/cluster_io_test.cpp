@@ -42,6 +42,7 @@ class Draw {
       if (chance()) made.all_to_all_queued[integer(1, 512)] = fit<Bytes>();
     }
     made.equal_degrees = chance();
+    if (chance()) made.degree_tolerance = 0.01;
     for (auto count = integer(0, 3); count > 0; --count) {
       made.all_to_all_in_layers.push_back({{integer(1, 64), count, integer(1, 4096)}, slowdown()});
     }
@@ -286,4 +287,8 @@ TEST_CASE("a profile may want one degree for both phases", "[models][cluster][io
   CHECK_FALSE(read(kFirst).equal_degrees);
   CHECK(read("equal_degrees = true\n" + std::string(kFirst)).equal_degrees);
   CHECK_THROWS_WITH(read("equal_degrees = 1\n" + std::string(kFirst)), Contains("equal_degrees"));
+  CHECK(read(kFirst).degree_tolerance == 0);
+  CHECK(read("degree_tolerance = 0.01\n" + std::string(kFirst)).degree_tolerance == 0.01);
+  CHECK_THROWS_WITH(read("degree_tolerance = -1\n" + std::string(kFirst)),
+                    Contains("degree_tolerance"));
 }

@@ -194,3 +194,22 @@ TEST_CASE("for other degrees it differs by what the uneven chunks explain",
     }
   }
 }
+
+TEST_CASE("of pairs of degrees those of the fewest chunks within a tolerance are chosen",
+          "[models][degree]") {
+  const auto times = [](double one, double two, double three) {
+    return std::vector<DegreeChoice>{{1, Seconds{one}}, {2, Seconds{two}}, {3, Seconds{three}}};
+  };
+  const auto forward = times(10, 8, 7.95), backward = times(20, 19.9, 19);
+  CHECK(choose_degrees(forward, backward, 0, false) == Degrees{3, 3});
+  CHECK(choose_degrees(forward, backward, 0.01, false) == Degrees{2, 3});
+  CHECK(choose_degrees(forward, backward, 0.04, false) == Degrees{2, 1});
+  CHECK(choose_degrees(forward, backward, 0.01, true) == Degrees{3, 3});
+  CHECK(choose_degrees(forward, backward, 0.04, true) == Degrees{2, 2});
+  // As few chunks either way: the faster.
+  CHECK(choose_degrees(times(4, 2, 3), times(4, 3, 3), 0.25, false) == Degrees{2, 1});
+  CHECK(choose_degrees(times(4, 3, 3), times(4, 2, 3), 0.25, false) == Degrees{1, 2});
+  // Among equals the fewest.
+  CHECK(choose_degrees(times(1, 1, 1), times(1, 1, 1), 0, false) == Degrees{1, 1});
+  CHECK(choose_degrees(times(1, 1, 1), times(1, 1, 1), 0, true) == Degrees{1, 1});
+}

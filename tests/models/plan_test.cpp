@@ -194,6 +194,34 @@ TEST_CASE("a plan pipelines unless one chunk is best both ways", "[models][plan]
   CHECK_FALSE(make_plan(layer, cluster).pipelines());
 }
 
+TEST_CASE("a plan takes the fewest chunks among times that the profile does not tell apart",
+          "[models][plan]") {
+  Cluster cluster = authors_cluster(64);
+  std::mt19937_64 random(6);
+  int fewer = 0;
+  for (int i = 0; i < 100; ++i) {
+    MoeLayer layer = random_layer(random, 64);
+    layer.dtype = Dtype::Fp32;
+    const std::string schedule_name = i % 2 == 0 ? "pipemoe" : "pipemoe-deferred";
+    cluster.equal_degrees = i % 3 == 0;
+    cluster.degree_tolerance = 0;
+    const Plan fastest = make_plan(layer, cluster, 8, schedule_name);
+    cluster.degree_tolerance = 0.02;
+    const Plan plan = make_plan(layer, cluster, 8, schedule_name);
+    REQUIRE(plan.iteration() <= 1.02 * (1 + 1e-12) * fastest.iteration());
+    const auto chunks = [](const Plan& of) {
+      return of.degrees().forward_degree + of.degrees().backward_degree;
+    };
+    REQUIRE(chunks(plan) <= chunks(fastest));
+    fewer += chunks(plan) < chunks(fastest);
+    REQUIRE(
+        plan.forward.choice.time ==
+        plan.forward.by_degree[static_cast<std::size_t>(plan.degrees().forward_degree - 1)].time);
+    CHECK_THAT(plan.notes.back(), Catch::Contains("within 2 % of the fastest"));
+  }
+  CHECK(fewer > 10);
+}
+
 TEST_CASE("a plan keeps to one degree where the profile wants it", "[models][plan]") {
   Cluster cluster = authors_cluster(64);
   std::mt19937_64 random(5);

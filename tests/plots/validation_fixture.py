@@ -36,6 +36,7 @@ def points_of(regime, layers):
              "limit_s": LIMITS[regime] / 1e3,
              "measured_forward_s": measured / 3e3, "measured_makespan_s": measured / 1e3,
              "measured_min_s": 0.95 * measured / 1e3, "measured_max_s": 1.2 * measured / 1e3,
+             "chosen": 0, "closed_form_chosen": 0,
              "measured_hidden": 0.4, "relative_error": predicted / measured - 1}
             for layer in range(layers)
             for degree, predicted, measured in zip(DEGREES, PREDICTED[regime], MEASURED[regime])]

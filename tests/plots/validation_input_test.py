@@ -42,7 +42,8 @@ class BadInputTest(ValidationTest):
                 ("predicted_makespan_s is nan", {"predicted_makespan_s": "nan"}),
                 ("measured_makespan_s is 0,", {"measured_makespan_s": 0}),
                 ("closed_form_makespan_s is inf", {"closed_form_makespan_s": "inf"}),
-                ("measured_min_s must be at most measured_max_s", {"measured_min_s": 1})):
+                ("measured_min_s must be at most measured_max_s", {"measured_min_s": 1}),
+                ("chosen is yes, must be 0 or 1", {"chosen": "yes"})):
             with self.subTest(message=message):
                 self.check_bad_rows(message, **cells)
 
@@ -101,11 +102,11 @@ class BadInputTest(ValidationTest):
                 ("choices: layer is missing", first(layer=7)),
                 ("layer a: predicted_regime is missing", first(predicted_regime=None)),
                 ("layer a: closed_form_degree is missing", first(closed_form_degree=4.5)),
-                ("layer a: predicted is fast-link at 2, but fast-link at 4 is the fastest",
+                ("layer a: predicted is fast-link at 2, but it is fast-link at 4",
                  first(predicted_degree=2)),
-                ("closed_form is slow-link at 4, but fast-link at 4 is",
+                ("closed_form is slow-link at 4, but it is fast-link at 4",
                  first(closed_form_regime="slow-link")),
-                ("measured is fast-link at 8, but fast-link at 2 is", first(measured_degree=8)),
+                ("measured is fast-link at 8, but it is fast-link at 2", first(measured_degree=8)),
                 ("regret is 0.2, but 0.25 of points.csv", first(regret=0.2)),
                 ("regret_closed_form is 0, but 0.25 of", first(regret_closed_form=0)),
                 ("regret must be a number of at least 0", first(regret=-0.25))):
@@ -133,9 +134,9 @@ class BadInputTest(ValidationTest):
                  lambda: self.summary["regimes"]["slow-link"].update(points=4)),
                 ("all: it is of other points",
                  lambda: self.summary["all"].update(largest_error=0.3)),
-                ("predicted_best_degree is 1, but degree 2 is the fastest",
+                ("predicted_best_degree is 1, but it is 2 in",
                  lambda: self.summary["layers"][0].update(predicted_best_degree=1)),
-                ("measured_best_degree is 8, but degree 2 is the fastest",
+                ("measured_best_degree is 8, but it is 2 in",
                  lambda: self.summary["layers"][0].update(measured_best_degree=8))):
             with self.subTest(message=message):
                 self.summary = copy.deepcopy(good)

@@ -145,6 +145,16 @@ class PictureTest(ValidationTest):
         self.assertIn("4/2", found)  # on the axis
         self.assertIn("best 2, predicted 4: +25.0 %", found)  # of the other regime
 
+    def test_what_is_chosen_need_not_be_the_fastest_predicted(self):
+        self.rows = [row | {"chosen": int(row["degree"] == 1), "closed_form_chosen": 0}
+                     for row in self.rows]
+        for layer in self.summary["layers"]:
+            layer["predicted_best_degree"] = 1
+        best = {layer.name: layer.predicted_best for layer in self.read().layers()}
+        self.assertEqual(set(best.values()), {(1, 1)})
+        self.summary["layers"][0]["predicted_best_degree"] = 2
+        self.check_bad_results("predicted_best_degree is 2, but it is 1 in points.csv")
+
     def test_layers_may_lack_degrees(self):
         self.rows, self.summary = results({"slow-link": 3})
         del self.rows[2]
