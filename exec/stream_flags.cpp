@@ -10,19 +10,6 @@
 namespace pipemoe::exec {
 namespace {
 
-// Asked for by name: a program that links the driver does not start where there is none.
-auto batch_function() {
-  constexpr unsigned kVersion = 12000;
-  void* function = nullptr;
-  cudaDriverEntryPointQueryResult found = cudaDriverEntryPointSymbolNotFound;
-  cuda::check(cudaGetDriverEntryPointByVersion("cuStreamBatchMemOp", &function, kVersion,
-                                               cudaEnableDefault, &found));
-  if (found != cudaDriverEntryPointSuccess) {
-    throw DeviceError("the CUDA driver has no cuStreamBatchMemOp", Where::here());
-  }
-  return reinterpret_cast<decltype(&cuStreamBatchMemOp)>(function);
-}
-
 CUdeviceptr address(const std::uint32_t* at) { return reinterpret_cast<CUdeviceptr>(at); }
 
 }  // namespace
@@ -37,7 +24,8 @@ StreamFlags& StreamFlags::write(std::uint32_t* at, std::uint32_t value) {
 }
 
 void StreamFlags::give(cudaStream_t stream) {
-  static const auto give_batch = batch_function();
+  static const auto give_batch = reinterpret_cast<decltype(&cuStreamBatchMemOp)>(
+      cuda::driver_function("cuStreamBatchMemOp", 12000));
   const CUresult status = give_batch(stream, static_cast<unsigned>(operations_.size()),
                                      operations_.data(), /*flags=*/0);
   operations_.clear();

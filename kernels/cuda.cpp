@@ -83,6 +83,14 @@ PinnedBuffer::~PinnedBuffer() {
   if (data_ != nullptr) log_failure(cudaFreeHost(data_), "end of a pinned buffer");
 }
 
+void* driver_function(const char* name, unsigned version, Where at) {
+  void* function = nullptr;
+  cudaDriverEntryPointQueryResult found = cudaDriverEntryPointSymbolNotFound;
+  check(cudaGetDriverEntryPointByVersion(name, &function, version, cudaEnableDefault, &found), at);
+  if (found == cudaDriverEntryPointSuccess) return function;
+  throw DeviceError(std::string("the CUDA driver has no ") + name, at);
+}
+
 Graph::~Graph() {
   if (executable_ != nullptr) log_failure(cudaGraphExecDestroy(executable_), "end of a graph");
 }

@@ -150,6 +150,10 @@ class PinnedBuffer {
   std::size_t bytes_ = 0;
 };
 
+/// A function of the CUDA driver, by the name and version that its header gives it: a program that
+/// links the driver does not start where there is none. Throws DeviceError.
+void* driver_function(const char* name, unsigned version, Where at = Where::here());
+
 /// Work recorded once and launched as a whole.
 class Graph {
  public:

@@ -1,5 +1,7 @@
 #include "kernels/zeroed_workspaces.hpp"
 
+#include <cuda.h>
+
 #include <algorithm>
 #include <cstdint>
 #include <vector>
@@ -8,6 +10,17 @@ namespace pipemoe::cuda {
 namespace {
 
 constexpr std::size_t kAlignment = 256;
+
+// The runtime fails at the driver's stream memory operations, for which it has no name.
+bool is_memset(cudaGraphNode_t node) {
+  static const auto type_of = reinterpret_cast<decltype(&cuGraphNodeGetType)>(
+      driver_function("cuGraphNodeGetType", 12000));
+  CUgraphNodeType type{};
+  if (type_of(node, &type) != CUDA_SUCCESS) {
+    throw DeviceError("CUDA: the type of a recorded node", Where::here());
+  }
+  return type == CU_GRAPH_NODE_TYPE_MEMSET;
+}
 
 std::vector<cudaGraphNode_t> nodes_of(cudaGraph_t graph) {
   std::size_t count = 0;
@@ -54,12 +67,7 @@ std::span<std::byte> ZeroedWorkspaces::take(std::size_t needed) {
 }
 
 bool ZeroedWorkspaces::zeroes_these(cudaGraphNode_t node) const {
-  cudaGraphNodeType type{};
-  if (cudaGraphNodeGetType(node, &type) != cudaSuccess) {  // the driver's stream memory operations,
-    (void)cudaGetLastError();                              // for which the runtime has no name
-    return false;
-  }
-  if (type != cudaGraphNodeTypeMemset) return false;
+  if (!is_memset(node)) return false;
   cudaMemsetParams memset{};
   check(cudaGraphMemsetNodeGetParams(node, &memset));
   const auto at = reinterpret_cast<std::uintptr_t>(memset.dst);
