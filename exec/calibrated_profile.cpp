@@ -20,6 +20,9 @@ namespace {
 /// bytes: layers at the power limit, where clocks change (two H200: dsv3 and mixtral 4 to 20 %, all
 /// others up to 2).
 constexpr double kUncertain = 0.04;
+/// Numbers of bytes for which a layer's slowdowns are told apart: whether a collective's kernels or
+/// an expert's get multiprocessors first differs from graph to graph, so that each needs several.
+constexpr std::size_t kSizes = 3;
 /// A line is used where it is this close to every point; otherwise the points are.
 constexpr double kLineTolerance = 0.03;
 
@@ -116,9 +119,8 @@ std::vector<ExpertOverlap> overlap_by_experts(const CalibrationPoints& points, i
     found->second.add(row);
   }
   const auto by_bytes = [&](const std::vector<SlowdownPoint>& of) {
-    const std::size_t together =
-        spread(of) > kUncertain ? of.size() : static_cast<std::size_t>(ranks);
-    return slowdown_by_bytes(of, together);
+    const std::size_t sizes = spread(of) > kUncertain ? 1 : kSizes;
+    return slowdown_by_bytes(of, std::max(static_cast<std::size_t>(ranks), of.size() / sizes));
   };
   std::vector<ExpertOverlap> experts;
   for (const auto& [sizes, of] : by_sizes) {

@@ -121,7 +121,7 @@ TaskGraph computations_only(const MoeLayer& layer, std::int64_t num_ranks, std::
 }
 
 TaskGraph experts_under_exchanges(const MoeLayer& layer, std::int64_t num_ranks,
-                                  std::int64_t degree, Begins begins) {
+                                  std::int64_t degree) {
   const Chunks chunks(layer, num_ranks, degree);
   TaskGraphBuilder builder("experts-under-exchanges", num_ranks);
   Chain chain(builder);
@@ -130,14 +130,9 @@ TaskGraph experts_under_exchanges(const MoeLayer& layer, std::int64_t num_ranks,
   for (Task& task : chunks.exchanges(Purpose::Dispatch, Phase::Forward)) {
     arrived = chain.then(std::move(task));
   }
-  std::vector<Task> experts = chunks.experts(Pass::Forward);
-  std::vector<Task> exchanges = chunks.exchanges(Purpose::Combine, Phase::Backward);
-  TaskId computed = arrived;  // before the expert beside which an exchange runs
-  for (std::size_t i = 0; i < experts.size(); ++i) {
-    const TaskId expert = builder.append(std::move(experts[i]));
-    builder.depend(arrived, expert);
-    builder.depend(computed, builder.append(std::move(exchanges[i])));
-    if (begins == Begins::WithExperts) computed = expert;
+  for (auto tasks :
+       {chunks.experts(Pass::Forward), chunks.exchanges(Purpose::Combine, Phase::Backward)}) {
+    for (Task& task : tasks) builder.depend(arrived, builder.append(std::move(task)));
   }
   return std::move(builder).build();
 }

@@ -20,12 +20,10 @@ TaskGraph grouped_chunks(const MoeLayer& layer, std::int64_t num_ranks, std::int
 /// The computations of grouped_chunks without any exchange.
 TaskGraph computations_only(const MoeLayer& layer, std::int64_t num_ranks, std::int64_t degree);
 
-/// When an exchange beside experts begins: when the experts of its chunk do, as a layer's combines
-/// do that wait for computation, or behind the one before, as its dispatches do.
-enum class Begins { WithExperts, BehindOther };
 /// Behind all dispatches, forward experts of each chunk on the compute stream beside exchanges of
-/// the backward phase, on buffers of their own.
+/// the backward phase, on buffers of their own. These follow each other, so that they begin at any
+/// time of an expert: given together, either may get the multiprocessors first, by chance.
 TaskGraph experts_under_exchanges(const MoeLayer& layer, std::int64_t num_ranks,
-                                  std::int64_t degree, Begins begins);
+                                  std::int64_t degree);
 
 }  // namespace pipemoe::exec

@@ -1,7 +1,6 @@
 #include "exec/layer_measurements.hpp"
 
 #include <algorithm>
-#include <iterator>
 #include <set>
 #include <utility>
 
@@ -11,7 +10,7 @@ namespace pipemoe::exec {
 namespace {
 
 /// Turns that the graphs of a layer take.
-constexpr int kRounds = 5, kOverlapRounds = 3;
+constexpr int kRounds = 5;
 
 struct DegreeGraph {
   std::int64_t degree;
@@ -44,21 +43,15 @@ std::vector<std::int64_t> overlap_degrees(const MoeLayer& layer, const Calibrate
 LayerMeasurements::Overlap measure_overlap(const MoeLayer& layer, std::int64_t degree,
                                            Backend& backend, ProcessGroup& group,
                                            const CalibrateOptions& options) {
-  std::vector<DegreeGraph> together;
-  together.push_back({degree, grouped_chunks(layer, group.size(), degree)});
-  for (const Begins begins : {Begins::WithExperts, Begins::BehindOther}) {
-    together.push_back({degree, experts_under_exchanges(layer, group.size(), degree, begins)});
-  }
-  const int repeats = (options.repeats + 1) / 2;  // each in two graphs, and of every degree
-  auto measured = measure(std::move(together), backend, group,
+  std::vector<DegreeGraph> pair;
+  pair.push_back({degree, grouped_chunks(layer, group.size(), degree)});
+  pair.push_back({degree, experts_under_exchanges(layer, group.size(), degree)});
+  auto measured = measure(std::move(pair), backend, group,
                           {.warm_up = options.warm_up,
-                           .repeats = repeats,
-                           .rounds = std::min(repeats, kOverlapRounds),
+                           .repeats = options.repeats,
+                           .rounds = std::min(options.repeats, kRounds),
                            .makespans = false});
-  LayerMeasurements::Overlap overlap{std::move(measured.front()), {}};
-  overlap.beside.assign(std::make_move_iterator(measured.begin() + 1),
-                        std::make_move_iterator(measured.end()));
-  return overlap;
+  return {std::move(measured[0]), std::move(measured[1])};
 }
 
 }  // namespace

@@ -27,8 +27,8 @@ struct LayerMeasurements {
   /// computes what its buffers happen to hold: good for time stamps, not for times.
   std::optional<MeasuredChunks> serial, computations;
   struct Overlap {
-    MeasuredChunks alone;                ///< grouped_chunks, in turns with
-    std::vector<MeasuredChunks> beside;  ///< experts_under_exchanges of the same degree
+    MeasuredChunks alone;   ///< grouped_chunks, in turns with
+    MeasuredChunks beside;  ///< experts_under_exchanges of the same degree
   };
   std::vector<Overlap> overlaps;
   bool regroups = false;  ///< Backend::regroups

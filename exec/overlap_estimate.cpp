@@ -26,22 +26,6 @@ std::map<TaskKey, Seconds> alone_times(const MeasuredChunks& chunks) {
   return alone;
 }
 
-void add_busy(const TaskGraph& graph, const std::vector<TaskTimes>& iteration,
-              const std::map<TaskKey, Seconds>& alone, BusyTimes& experts, BusyTimes& exchanges) {
-  std::vector<TaskTimes> of_experts, of_exchanges;
-  for (TaskId id = 0; id < graph.size(); ++id) {
-    const Task& task = graph.task(id);
-    if (!stands_beside(task)) continue;
-    BusyTimes& times = is_exchange(task) ? exchanges : experts;
-    times.busy += iteration[id].duration();
-    times.alone += alone.at(task.key());
-    (is_exchange(task) ? of_exchanges : of_experts).push_back(iteration[id]);
-  }
-  const Seconds both = both_busy(of_experts, of_exchanges);
-  experts.both += both;
-  exchanges.both += both;
-}
-
 }  // namespace
 
 Seconds both_busy(const std::vector<TaskTimes>& a, const std::vector<TaskTimes>& b) {
@@ -71,13 +55,20 @@ Bytes largest_exchange(const TaskGraph& graph) {
 
 Contention contention(const LayerMeasurements::Overlap& overlap) {
   const std::map<TaskKey, Seconds> alone = alone_times(overlap.alone);
+  const TaskGraph& graph = overlap.beside.graph;
   Contention found;
-  const std::size_t iterations = overlap.beside.front().measured.iterations.size();
-  for (std::size_t i = 0; i < iterations; ++i) {
+  for (const auto& iteration : overlap.beside.measured.iterations) {
     BusyTimes experts, exchanges;
-    for (const MeasuredChunks& beside : overlap.beside) {
-      add_busy(beside.graph, beside.measured.iterations[i], alone, experts, exchanges);
+    std::vector<TaskTimes> of_experts, of_exchanges;
+    for (TaskId id = 0; id < graph.size(); ++id) {
+      const Task& task = graph.task(id);
+      if (!stands_beside(task)) continue;
+      BusyTimes& times = is_exchange(task) ? exchanges : experts;
+      times.busy += iteration[id].duration();
+      times.alone += alone.at(task.key());
+      (is_exchange(task) ? of_exchanges : of_experts).push_back(iteration[id]);
     }
+    experts.both = exchanges.both = both_busy(of_experts, of_exchanges);
     if (const auto factor = slowdown(experts)) found.compute.push_back(*factor);
     if (const auto factor = slowdown(exchanges)) found.communication.push_back(*factor);
   }

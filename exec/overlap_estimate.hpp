@@ -25,9 +25,7 @@ std::optional<double> slowdown(const BusyTimes& stream);
 /// A rank's bytes.
 Bytes largest_exchange(const TaskGraph& graph);
 
-/// How much experts and the exchanges beside them slowed each other on this rank, whenever these
-/// began: in a layer some begin with experts and others do not. With what streams that wait for
-/// each other cost a task.
+/// How much experts and the exchanges beside them slowed each other on this rank.
 struct Contention {
   std::vector<double> compute, communication;  ///< one for each iteration in which they met
 };

@@ -82,12 +82,10 @@ MoeLayer small_layer() {
 
 // Every task takes 1 s alone.
 LayerMeasurements::Overlap overlap_of_ones() {
-  LayerMeasurements::Overlap overlap{{2, grouped_chunks(small_layer(), 4, 2), {}}, {}};
+  LayerMeasurements::Overlap overlap{{2, grouped_chunks(small_layer(), 4, 2), {}},
+                                     {2, experts_under_exchanges(small_layer(), 4, 2), {}}};
   overlap.alone.measured.iterations.emplace_back(overlap.alone.graph.size(),
                                                  TaskTimes{Seconds{0}, Seconds{1}});
-  for (const Begins begins : {Begins::WithExperts, Begins::BehindOther}) {
-    overlap.beside.push_back({2, experts_under_exchanges(small_layer(), 4, 2, begins), {}});
-  }
   return overlap;
 }
 
@@ -113,29 +111,18 @@ void add_iteration(MeasuredChunks& beside, double expert, double exchange, bool 
 TEST_CASE("contention is what experts and exchanges beside each other take longer than alone",
           "[exec][calibrate]") {
   auto overlap = overlap_of_ones();
-  for (MeasuredChunks& beside : overlap.beside) {
-    add_iteration(beside, 2, 2, true);
-    add_iteration(beside, 1, 1, false);
-  }
+  add_iteration(overlap.beside, 2, 2, true);
+  add_iteration(overlap.beside, 1, 1, false);
   const Contention found = contention(overlap);
   REQUIRE(found.compute.size() == 1);
   REQUIRE(found.communication.size() == 1);
   CHECK(found.compute.front() == Approx(2));
   CHECK(found.communication.front() == Approx(2));
-  CHECK(largest_exchange(overlap.alone.graph).count == 512 * 2 * 64 * 4 / 2);
-}
-
-TEST_CASE("contention is of all exchanges, whenever they begin", "[exec][calibrate]") {
-  auto overlap = overlap_of_ones();
   // Experts take 1.5 each, all of it beside exchanges of 2: these are alone for 1 of their 4.
-  add_iteration(overlap.beside.front(), 1.5, 2, true);
-  add_iteration(overlap.beside.back(), 1.5, 2, true);
-  const Contention alike = contention(overlap);
-  REQUIRE(alike.compute.size() == 1);
-  CHECK(alike.compute.front() == Approx(1.5));
-  CHECK(alike.communication.front() == Approx(3));
-  // In the other graph they are as fast as alone: 5 s together in which 4 s of work was done.
-  overlap.beside.back().measured.iterations.clear();
-  add_iteration(overlap.beside.back(), 1, 1, true);
-  CHECK(contention(overlap).compute.front() == Approx(1.25));
+  add_iteration(overlap.beside, 1.5, 2, true);
+  const Contention more = contention(overlap);
+  REQUIRE(more.compute.size() == 2);
+  CHECK(more.compute.back() == Approx(1.5));
+  CHECK(more.communication.back() == Approx(3));
+  CHECK(largest_exchange(overlap.alone.graph).count == 512 * 2 * 64 * 4 / 2);
 }
