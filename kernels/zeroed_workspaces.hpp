@@ -9,8 +9,8 @@
 namespace pipemoe::cuda {
 
 /// A workspace of its own for each product of an iteration that needs only a few bytes. Some
-/// algorithms count in theirs, from zero, and cuBLASLt gives a memset before each of their kernels:
-/// in a CUDA graph 5 us, beside copies to another GPU 15 (H200, CUDA 13.0, kernel traces). With all
+/// algorithms need theirs to be zero, and cuBLASLt gives a memset before each of their kernels: in
+/// a CUDA graph 5 us, beside copies to another GPU 15 (H200, CUDA 13.0, kernel traces). With all
 /// zeroed when an iteration begins, its recording can do without them.
 class ZeroedWorkspaces {
  public:
