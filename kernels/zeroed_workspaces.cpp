@@ -13,8 +13,8 @@ constexpr std::size_t kAlignment = 256;
 
 // The runtime fails at the driver's stream memory operations, for which it has no name.
 bool is_memset(cudaGraphNode_t node) {
-  static const auto type_of = reinterpret_cast<decltype(&cuGraphNodeGetType)>(
-      driver_function("cuGraphNodeGetType", 12000));
+  static const auto type_of =
+      reinterpret_cast<decltype(&cuGraphNodeGetType)>(driver_function("cuGraphNodeGetType", 12000));
   CUgraphNodeType type{};
   if (type_of(node, &type) != CUDA_SUCCESS) {
     throw DeviceError("CUDA: the type of a recorded node", Where::here());

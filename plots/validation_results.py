@@ -218,7 +218,8 @@ def said_degrees(record: dict, name: str) -> Degrees:
 def best_places(points: dict, name: str) -> list:
     """The keys of the points where `name`, a time of Point, is least: of those that were chosen by
     it, if any was."""
-    chosen = {key: point for key, point in points.items() if getattr(point, f"{name}_chosen", False)}
+    chosen = {key: point for key, point in points.items()
+              if getattr(point, f"{name}_chosen", False)}
     return fastest({key: getattr(point, name) for key, point in (chosen or points).items()})
 
 
