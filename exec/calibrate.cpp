@@ -280,7 +280,7 @@ Excess Calibrator::record_handoff(std::size_t of_layer, const MeasuredChunks& ch
 
 void Calibrator::record_overlap(std::size_t of_layer, const LayerMeasurements::Overlap& overlap) {
   const MoeLayer& layer = layers_[of_layer];
-  const Bytes bytes = largest_exchange(overlap.alone.graph);
+  const Bytes bytes = largest_exchange(overlap.beside.graph);
   const Contention mine = contention(overlap);
   const auto medians = [&](const Times& factors) {
     std::vector<std::optional<double>> of_ranks;
@@ -292,7 +292,7 @@ void Calibrator::record_overlap(std::size_t of_layer, const LayerMeasurements::O
   const ExpertSizes sizes = layer.expert_sizes(group_.size());
   const auto of_compute = medians(mine.compute), of_communication = medians(mine.communication);
   for (std::size_t rank = 0; rank < of_compute.size(); ++rank) {
-    result_.contention.push_back({layer.name, sizes, overlap.alone.degree, static_cast<int>(rank),
+    result_.contention.push_back({layer.name, sizes, overlap.beside.degree, static_cast<int>(rank),
                                   bytes, of_compute[rank], of_communication[rank]});
   }
 }

@@ -17,11 +17,11 @@ namespace pipemoe::exec {
 namespace {
 
 /// Slowdowns of which ranks find values further apart than this say nothing of single numbers of
-/// bytes: layers at the power limit, where clocks change (two H200: dsv3 and mixtral 4 to 20 %, all
-/// others up to 2).
+/// bytes. On two H200 they do so of the longest layers, which draw all the power allowed (of their
+/// experts 2 to 17 %, of others' up to 2), and of a few exchanges.
 constexpr double kUncertain = 0.04;
-/// Numbers of bytes for which a layer's slowdowns are told apart: whether a collective's kernels or
-/// an expert's get multiprocessors first differs from graph to graph, so that each needs several.
+/// Numbers of bytes for which a layer's slowdowns are told apart. Those of single ones jump, over a
+/// slow network to twice as much from one degree to the next, and predicted worse.
 constexpr std::size_t kSizes = 3;
 /// A line is used where it is this close to every point; otherwise the points are.
 constexpr double kLineTolerance = 0.03;

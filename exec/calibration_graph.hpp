@@ -22,7 +22,7 @@ TaskGraph computations_only(const MoeLayer& layer, std::int64_t num_ranks, std::
 
 /// Behind all dispatches, forward experts of each chunk on the compute stream beside exchanges of
 /// the backward phase, on buffers of their own. These follow each other, so that they begin at any
-/// time of an expert: given together, either may get the multiprocessors first, by chance.
+/// time of an expert: when both were given together, slowdowns jumped from degree to degree.
 TaskGraph experts_under_exchanges(const MoeLayer& layer, std::int64_t num_ranks,
                                   std::int64_t degree);
 

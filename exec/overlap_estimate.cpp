@@ -28,10 +28,10 @@ std::map<TaskKey, Seconds> alone_times(const MeasuredChunks& chunks) {
 
 }  // namespace
 
-Seconds both_busy(const std::vector<TaskTimes>& a, const std::vector<TaskTimes>& b) {
+Seconds both_busy(const StreamTimes& a, const StreamTimes& b) {
   Seconds both{};
-  for (const TaskTimes& one : a) {
-    for (const TaskTimes& other : b) {
+  for (const TaskTimes& one : a.tasks) {
+    for (const TaskTimes& other : b.tasks) {
       const Seconds overlap = std::min(one.end, other.end) - std::max(one.start, other.start);
       both += std::max(overlap, Seconds{});
     }
@@ -39,10 +39,13 @@ Seconds both_busy(const std::vector<TaskTimes>& a, const std::vector<TaskTimes>&
   return both;
 }
 
-std::optional<double> slowdown(const BusyTimes& stream) {
-  const Seconds worked_together = stream.alone - (stream.busy - stream.both);
-  if (stream.both < stream.busy / 8 || worked_together <= Seconds{}) return std::nullopt;
-  return stream.both / worked_together;
+std::optional<double> slowdown(const StreamTimes& stream, const StreamTimes& other) {
+  Seconds busy{};
+  for (const TaskTimes& task : stream.tasks) busy += task.duration();
+  const Seconds both = both_busy(stream, other);
+  const Seconds worked_together = stream.alone - (busy - both);
+  if (both < busy / 8 || worked_together <= Seconds{}) return std::nullopt;
+  return both / worked_together;
 }
 
 Bytes largest_exchange(const TaskGraph& graph) {
@@ -58,19 +61,16 @@ Contention contention(const LayerMeasurements::Overlap& overlap) {
   const TaskGraph& graph = overlap.beside.graph;
   Contention found;
   for (const auto& iteration : overlap.beside.measured.iterations) {
-    BusyTimes experts, exchanges;
-    std::vector<TaskTimes> of_experts, of_exchanges;
+    StreamTimes experts, exchanges;
     for (TaskId id = 0; id < graph.size(); ++id) {
       const Task& task = graph.task(id);
       if (!stands_beside(task)) continue;
-      BusyTimes& times = is_exchange(task) ? exchanges : experts;
-      times.busy += iteration[id].duration();
-      times.alone += alone.at(task.key());
-      (is_exchange(task) ? of_exchanges : of_experts).push_back(iteration[id]);
+      StreamTimes& stream = is_exchange(task) ? exchanges : experts;
+      stream.tasks.push_back(iteration[id]);
+      stream.alone += alone.at(task.key());
     }
-    experts.both = exchanges.both = both_busy(of_experts, of_exchanges);
-    if (const auto factor = slowdown(experts)) found.compute.push_back(*factor);
-    if (const auto factor = slowdown(exchanges)) found.communication.push_back(*factor);
+    if (const auto factor = slowdown(experts, exchanges)) found.compute.push_back(*factor);
+    if (const auto factor = slowdown(exchanges, experts)) found.communication.push_back(*factor);
   }
   return found;
 }

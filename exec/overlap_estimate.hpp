@@ -10,17 +10,19 @@
 
 namespace pipemoe::exec {
 
-/// Time in which tasks of both streams ran, each in order and not overlapping each other.
-Seconds both_busy(const std::vector<TaskTimes>& a, const std::vector<TaskTimes>& b);
-
-/// How long a stream ran tasks, how long they take alone, and how long another ran tasks as well.
-struct BusyTimes {
-  Seconds busy{}, alone{}, both{};
+/// One stream's tasks in one iteration and the time each takes alone.
+struct StreamTimes {
+  std::vector<TaskTimes> tasks;  ///< in order, not overlapping each other
+  Seconds alone{};               ///< sum of what they take alone
 };
-/// The slowdown s under which a stream, advancing at 1/s while the other is busy, takes as long as
+
+/// Time in which both streams ran a task.
+Seconds both_busy(const StreamTimes& a, const StreamTimes& b);
+
+/// The slowdown s under which `stream`, advancing at 1/s while the other is busy, takes as long as
 /// it did: alone = (busy - both) + both / s. Null where the streams met for less than an eighth of
 /// the stream's time, or where no s says so.
-std::optional<double> slowdown(const BusyTimes& stream);
+std::optional<double> slowdown(const StreamTimes& stream, const StreamTimes& other);
 
 /// A rank's bytes.
 Bytes largest_exchange(const TaskGraph& graph);

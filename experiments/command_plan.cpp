@@ -115,7 +115,7 @@ std::string cell(const PhasePlan& phase, std::size_t row) {
   const auto& [degree, time] = phase.by_degree[row];
   const double worse = (time / phase.choice.time - 1) * 100;
   return fmt::format("{:>10.3f} {}", milliseconds(time),
-                     degree == phase.choice.degree ? "  best  " : fmt::format("{:+7.1f}%", worse));
+                     degree == phase.choice.degree ? "  chosen" : fmt::format("{:+7.1f}%", worse));
 }
 
 void print_table(const Plan& plan, const MoeLayer& layer) {
@@ -163,7 +163,7 @@ void print_why(const char* name, const PhasePlan& phase) {
              change(now.time - now.startup, next.time - next.startup), to_string(next.binding));
 }
 
-// Why one chunk is fastest.
+// What two chunks would change.
 void print_do_not_pipeline(const Plan& plan) {
   Seconds longer{}, hidden{};
   for (const PhasePlan* phase : {&plan.forward, &plan.backward}) {

@@ -48,20 +48,12 @@ std::string from_rank_0(exec::ProcessGroup& group, const std::string& mine) {
   return exec::all_gather(group, group.rank() == 0 ? mine : std::string()).front();
 }
 
-// Of points whose closed form is at most `tolerance` longer than the fastest.
-Degrees fewest_chunks(const std::vector<ValidationPoint>& points, double tolerance) {
-  const auto chunks = [](const ValidationPoint& point) {
-    return std::pair(point.degrees.forward_degree + point.degrees.backward_degree,
-                     point.closed_form_makespan);
-  };
+Degrees closed_form_choice(const std::vector<ValidationPoint>& points, double tolerance) {
   Seconds fastest = Seconds::max();
   for (const auto& point : points) fastest = std::min(fastest, point.closed_form_makespan);
-  const ValidationPoint* best = nullptr;
-  for (const ValidationPoint& point : points) {
-    if (point.closed_form_makespan > (1 + tolerance) * fastest) continue;
-    if (best == nullptr || chunks(point) < chunks(*best)) best = &point;
-  }
-  return best->degrees;
+  FewestChunks fewest(fastest, tolerance);
+  for (const auto& point : points) fewest.consider(point.degrees, point.closed_form_makespan);
+  return fewest.choice();
 }
 
 ValidationPoint with_measurement(ValidationPoint point, const Timeline& measured) {
@@ -190,7 +182,7 @@ std::vector<ValidationPoint> Run::predict(const Regime& regime, const MoeLayer& 
   if (chosen.forward_degree != chosen.backward_degree) {
     points.push_back(predict(regime, layer, cluster, chosen));
   }
-  const Degrees closed_form = fewest_chunks(points, tolerance);
+  const Degrees closed_form = closed_form_choice(points, tolerance);
   for (ValidationPoint& point : points) {
     point.chosen = point.degrees == chosen;
     point.closed_form_chosen = point.degrees == closed_form;

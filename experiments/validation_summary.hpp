@@ -21,7 +21,8 @@ struct ErrorSummary {
 struct DegreeSummary {
   std::string regime;
   std::string layer;
-  Degrees predicted_best, measured_best;  ///< the former of those that were chosen
+  Degrees predicted_best;  ///< what plan chooses: within its tolerance of the fastest predicted
+  Degrees measured_best;
   double regret = 0;              ///< measured time of predicted_best over that of the best, - 1
   double regret_closed_form = 0;  ///< the same for the closed form's choice
   double gain = 0;                ///< measured time of degree 1 over that of the best, - 1

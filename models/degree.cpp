@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <limits>
 #include <utility>
 
 #include "models/cost_model.hpp"
@@ -83,6 +82,14 @@ DegreeChoice choose_degree_exhaustively(const PipelineCost& cost, std::int64_t m
   return best.choice();
 }
 
+void FewestChunks::consider(Degrees degrees, Seconds time) {
+  const std::int64_t chunks = degrees.forward_degree + degrees.backward_degree;
+  if (time > most_ || std::pair(chunks, time) >= std::pair(chunks_, time_)) return;
+  chunks_ = chunks;
+  time_ = time;
+  choice_ = degrees;
+}
+
 Degrees choose_degrees(const std::vector<DegreeChoice>& forward,
                        const std::vector<DegreeChoice>& backward, double tolerance, bool equal) {
   ensure(!forward.empty() && !backward.empty(), "choose_degrees of nothing");
@@ -95,16 +102,9 @@ Degrees choose_degrees(const std::vector<DegreeChoice>& forward,
   };
   Seconds fastest = Seconds::max();
   for_each_pair([&](Degrees, Seconds time) { fastest = std::min(fastest, time); });
-  using Rank = std::pair<std::int64_t, Seconds>;  // chunks, then time
-  Rank best{std::numeric_limits<std::int64_t>::max(), Seconds::max()};
-  Degrees chosen;
-  for_each_pair([&](Degrees degrees, Seconds time) {
-    const Rank rank{degrees.forward_degree + degrees.backward_degree, time};
-    if (time > (1 + tolerance) * fastest || rank >= best) return;
-    best = rank;
-    chosen = degrees;
-  });
-  return chosen;
+  FewestChunks fewest(fastest, tolerance);
+  for_each_pair([&](Degrees degrees, Seconds time) { fewest.consider(degrees, time); });
+  return fewest.choice();
 }
 
 bool has_closed_form(const MoeLayer& layer, const Cluster& cluster) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "models/cluster.hpp"
@@ -40,9 +41,24 @@ DegreeChoice choose_degree(const PipelineCost& cost, std::int64_t max_degree);
 /// The same by trying every degree.
 DegreeChoice choose_degree_exhaustively(const PipelineCost& cost, std::int64_t max_degree);
 
-/// Of all pairs of a forward and a backward degree those that together take at most `tolerance`, a
-/// share, longer than the fastest; of these the fewest chunks, and then the fastest. `equal`: of
-/// pairs of one degree; then both have the same degrees. Requires candidates.
+/// Of degrees that take at most `tolerance`, a share, longer than the fastest those of the fewest
+/// chunks, forward and backward together, and of these the fastest.
+class FewestChunks {
+ public:
+  FewestChunks(Seconds fastest, double tolerance) : most_((1 + tolerance) * fastest) {}
+  void consider(Degrees degrees, Seconds time);
+  /// Requires that the fastest was considered.
+  Degrees choice() const { return choice_; }
+
+ private:
+  Seconds most_;
+  std::int64_t chunks_ = std::numeric_limits<std::int64_t>::max();  ///< of the choice
+  Seconds time_{};
+  Degrees choice_;
+};
+
+/// FewestChunks of all pairs of a forward and a backward degree; `equal`: of one degree for both,
+/// which then have the same degrees. Requires candidates.
 Degrees choose_degrees(const std::vector<DegreeChoice>& forward,
                        const std::vector<DegreeChoice>& backward, double tolerance, bool equal);
 

@@ -20,23 +20,25 @@ std::vector<SlowdownPoint> points(std::int64_t bytes, std::vector<double> factor
 }  // namespace
 
 TEST_CASE("streams are both busy where their tasks overlap", "[exec][overlap]") {
-  CHECK(both_busy({from_to(1, 3), from_to(4, 6)}, {from_to(2, 5)}) == Seconds{2});
+  const StreamTimes experts{{from_to(1, 3), from_to(4, 6)}, Seconds{4}};
+  const StreamTimes exchanges{{from_to(2, 5)}, Seconds{3}};
+  CHECK(both_busy(experts, exchanges) == Seconds{2});
 }
 
 TEST_CASE("a slowdown is what explains the time that a stream took", "[exec][overlap]") {
   // 4 s of work alone: 2 s apart from the other stream and 6 s beside it, at a third of the speed.
-  const auto experts = slowdown({.busy = Seconds{8}, .alone = Seconds{4}, .both = Seconds{6}});
-  REQUIRE(experts.has_value());
-  CHECK(*experts == Approx(3));
-  const auto exchanges = slowdown({.busy = Seconds{6}, .alone = Seconds{6}, .both = Seconds{6}});
-  REQUIRE(exchanges.has_value());
-  CHECK(*exchanges == Approx(1));
+  const StreamTimes experts{{from_to(0, 8)}, Seconds{4}};
+  const StreamTimes exchanges{{from_to(2, 8)}, Seconds{6}};
+  REQUIRE(slowdown(experts, exchanges).has_value());
+  CHECK(*slowdown(experts, exchanges) == Approx(3));
+  CHECK(*slowdown(exchanges, experts) == Approx(1));
 }
 
 TEST_CASE("streams that hardly met tell no slowdown", "[exec][overlap]") {
-  CHECK_FALSE(slowdown({.busy = Seconds{8}, .alone = Seconds{8}, .both = Seconds{0.5}}));
+  const StreamTimes experts{{from_to(0, 8)}, Seconds{8}};
+  CHECK_FALSE(slowdown(experts, {{from_to(7.5, 9)}, Seconds{1.5}}).has_value());
   // Alone it would have taken less than what it ran apart: no factor says so.
-  CHECK_FALSE(slowdown({.busy = Seconds{8}, .alone = Seconds{3}, .both = Seconds{4}}));
+  CHECK_FALSE(slowdown({{from_to(0, 8)}, Seconds{3}}, {{from_to(4, 8)}, Seconds{4}}).has_value());
 }
 
 TEST_CASE("few points are one slowdown, their median, not below 1", "[exec][overlap]") {
@@ -91,9 +93,9 @@ LayerMeasurements::Overlap overlap_of_ones() {
 
 // Experts from 10 on, each so long; exchanges beside them, so long, or after them, where they do
 // not meet.
-void add_iteration(MeasuredChunks& beside, double expert, double exchange, bool meet) {
-  auto& tasks = beside.measured.iterations.emplace_back();
-  for (const Task& task : beside.graph.tasks()) {
+void add_iteration(LayerMeasurements::Overlap& overlap, double expert, double exchange, bool meet) {
+  auto& tasks = overlap.beside.measured.iterations.emplace_back();
+  for (const Task& task : overlap.beside.graph.tasks()) {
     if (std::holds_alternative<ExpertFfn>(task.operation)) {
       tasks.push_back({Seconds{10 + task.chunk * expert}, Seconds{10 + (task.chunk + 1) * expert}});
     } else if (task.phase == Phase::Backward) {
@@ -111,18 +113,18 @@ void add_iteration(MeasuredChunks& beside, double expert, double exchange, bool 
 TEST_CASE("contention is what experts and exchanges beside each other take longer than alone",
           "[exec][calibrate]") {
   auto overlap = overlap_of_ones();
-  add_iteration(overlap.beside, 2, 2, true);
-  add_iteration(overlap.beside, 1, 1, false);
+  add_iteration(overlap, 2, 2, true);
+  add_iteration(overlap, 1, 1, false);
   const Contention found = contention(overlap);
   REQUIRE(found.compute.size() == 1);
   REQUIRE(found.communication.size() == 1);
   CHECK(found.compute.front() == Approx(2));
   CHECK(found.communication.front() == Approx(2));
   // Experts take 1.5 each, all of it beside exchanges of 2: these are alone for 1 of their 4.
-  add_iteration(overlap.beside, 1.5, 2, true);
+  add_iteration(overlap, 1.5, 2, true);
   const Contention more = contention(overlap);
   REQUIRE(more.compute.size() == 2);
   CHECK(more.compute.back() == Approx(1.5));
   CHECK(more.communication.back() == Approx(3));
-  CHECK(largest_exchange(overlap.alone.graph).count == 512 * 2 * 64 * 4 / 2);
+  CHECK(largest_exchange(overlap.beside.graph).count == 512 * 2 * 64 * 4 / 2);
 }

@@ -107,7 +107,7 @@ TEST_CASE("plan may defer weight gradients", "[program][plan]") {
 TEST_CASE("plan explains its choice to a person", "[program][plan]") {
   const Outcome outcome = run("plan " + kInputs);
   CHECK(outcome.exit_code == 0);
-  for (const char* part : {"best", "bound by", "start-up", "overlap hides", "would take",
+  for (const char* part : {"chosen", "bound by", "start-up", "overlap hides", "would take",
                            "iteration:", "cost nothing here: activation, gate, permutation"}) {
     CHECK_THAT(outcome.out, Catch::Contains(part));
   }
