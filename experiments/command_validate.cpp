@@ -25,6 +25,7 @@
 #include "models/files.hpp"
 #include "models/plan.hpp"
 #include "models/schedule.hpp"
+#include "models/timeline_io.hpp"
 
 namespace pipemoe::program {
 namespace {
@@ -41,6 +42,7 @@ constexpr int kSpansEvery = 3;
 struct ValidateOptions {
   std::string file;
   fs::path output;
+  bool timelines = false;
 };
 
 // What rank 0 says, on every rank.
@@ -69,8 +71,11 @@ ValidationPoint with_measurement(ValidationPoint point, const Timeline& measured
 
 class Run {
  public:
-  Run(exec::ProcessGroup& group, const Validation& validation, fs::path output)
-      : group_(group), validation_(validation), output_(std::move(output)) {}
+  Run(exec::ProcessGroup& group, const Validation& validation, const ValidateOptions& options)
+      : group_(group),
+        validation_(validation),
+        output_(options.output),
+        keeps_timelines_(options.timelines) {}
 
   void run();
 
@@ -84,6 +89,8 @@ class Run {
   void measure(const Regime& regime, const Cluster& cluster);
   void measure_layer(const Regime& regime, const MoeLayer& layer, const Cluster& cluster,
                      const std::vector<ValidationPoint>& predicted);
+  void write_timelines(const ValidationPoint& point, const Timeline& predicted,
+                       const Timeline& measured) const;
   void write_results() const;
   bool speaks() const { return group_.rank() == 0; }
   std::string header() const;
@@ -91,6 +98,7 @@ class Run {
   exec::ProcessGroup& group_;
   const Validation& validation_;
   fs::path output_;
+  bool keeps_timelines_;
   std::optional<Journal> journal_;  // on rank 0
   std::vector<ValidationPoint> finished_;
   std::map<std::string, std::string> versions_;  // where regimes differ: each
@@ -208,9 +216,26 @@ void Run::measure_layer(const Regime& regime, const MoeLayer& layer, const Clust
     if (known.find(version) == std::string::npos) known += (known.empty() ? "" : "; ") + version;
   }
   for (std::size_t i = 0; i < graphs.size(); ++i) {
+    if (keeps_timelines_ && speaks()) {
+      write_timelines(predicted[i], analytic_timeline(graphs[i], cluster), timelines[i]);
+    }
     finished_.push_back(with_measurement(predicted[i], timelines[i]));
     if (speaks()) journal_->append(to_json_line(finished_.back()));
   }
+}
+
+void Run::write_timelines(const ValidationPoint& point, const Timeline& predicted,
+                          const Timeline& measured) const {
+  const fs::path folder = output_ / "timelines";
+  fs::create_directories(folder);
+  const auto write = [&](const char* which, const Timeline& timeline) {
+    write_file(
+        folder / fmt::format("{}-{}-{}-{}-{}.json", point.regime, point.layer,
+                             point.degrees.forward_degree, point.degrees.backward_degree, which),
+        to_json(timeline));
+  };
+  write("predicted", predicted);
+  write("measured", measured);
 }
 
 void Run::measure(const Regime& regime, const Cluster& cluster) {
@@ -259,7 +284,7 @@ void run_on(exec::ProcessGroup& group, const ValidateOptions& options) {
     }
     return validation.configuration;
   });
-  Run(group, validation, options.output).run();
+  Run(group, validation, options).run();
 }
 
 }  // namespace
@@ -275,6 +300,8 @@ void add_validate_command(CLI::App& app) {
   command->add_option("--output", options->output, "Folder for the results")
       ->type_name("FOLDER")
       ->required();
+  command->add_flag("--timelines", options->timelines,
+                    "Keep the predicted and the measured timeline of every point, for compare");
   command->callback(
       [options] { on_ranks([&](exec::ProcessGroup& group) { run_on(group, *options); }); });
 }
