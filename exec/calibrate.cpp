@@ -282,15 +282,15 @@ void Calibrator::record_overlap(std::size_t of_layer, const LayerMeasurements::O
   const MoeLayer& layer = layers_[of_layer];
   const Bytes bytes = largest_exchange(overlap.beside.graph);
   const Contention mine = contention(overlap);
-  const auto medians = [&](const Times& factors) {
-    std::vector<std::optional<double>> of_ranks;
-    for (const Times& of_rank : all_gather(group_, factors)) {
-      of_ranks.push_back(of_rank.empty() ? std::nullopt : std::optional(summarize(of_rank).median));
+  const auto of_ranks = [&](std::optional<double> factor) {
+    std::vector<std::optional<double>> all;
+    for (const Times& of_rank : all_gather(group_, factor ? Times{*factor} : Times{})) {
+      all.push_back(of_rank.empty() ? std::nullopt : std::optional(of_rank.front()));
     }
-    return of_ranks;
+    return all;
   };
   const ExpertSizes sizes = layer.expert_sizes(group_.size());
-  const auto of_compute = medians(mine.compute), of_communication = medians(mine.communication);
+  const auto of_compute = of_ranks(mine.compute), of_communication = of_ranks(mine.communication);
   for (std::size_t rank = 0; rank < of_compute.size(); ++rank) {
     result_.contention.push_back({layer.name, sizes, overlap.beside.degree, static_cast<int>(rank),
                                   bytes, of_compute[rank], of_communication[rank]});

@@ -20,9 +20,6 @@ namespace {
 /// bytes. On two H200 they do so of the longest layers, which draw all the power allowed (of their
 /// experts 2 to 17 %, of others' up to 2), and of a few exchanges.
 constexpr double kUncertain = 0.04;
-/// Numbers of bytes for which a layer's slowdowns are told apart. Those of single ones jump, over a
-/// slow network to twice as much from one degree to the next, and predicted worse.
-constexpr std::size_t kSizes = 3;
 /// A line is used where it is this close to every point; otherwise the points are.
 constexpr double kLineTolerance = 0.03;
 
@@ -119,8 +116,8 @@ std::vector<ExpertOverlap> overlap_by_experts(const CalibrationPoints& points, i
     found->second.add(row);
   }
   const auto by_bytes = [&](const std::vector<SlowdownPoint>& of) {
-    const std::size_t sizes = spread(of) > kUncertain ? 1 : kSizes;
-    return slowdown_by_bytes(of, std::max(static_cast<std::size_t>(ranks), of.size() / sizes));
+    return slowdown_by_bytes(of,
+                             spread(of) > kUncertain ? of.size() : static_cast<std::size_t>(ranks));
   };
   std::vector<ExpertOverlap> experts;
   for (const auto& [sizes, of] : by_sizes) {

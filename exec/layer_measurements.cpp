@@ -11,6 +11,8 @@ namespace {
 
 /// Turns that the graphs of a layer take.
 constexpr int kRounds = 5;
+/// Times the repeats of others: small differences of what compute and communication take.
+constexpr int kOverlapRepeats = 2;
 
 struct DegreeGraph {
   std::int64_t degree;
@@ -44,11 +46,11 @@ LayerMeasurements::Overlap measure_overlap(const MoeLayer& layer, std::int64_t d
                                            Backend& backend, ProcessGroup& group,
                                            const CalibrateOptions& options) {
   std::vector<DegreeGraph> pair;
-  pair.push_back({degree, grouped_chunks(layer, group.size(), degree)});
+  pair.push_back({degree, experts_then_exchanges(layer, group.size(), degree)});
   pair.push_back({degree, experts_under_exchanges(layer, group.size(), degree)});
   auto measured = measure(std::move(pair), backend, group,
                           {.warm_up = options.warm_up,
-                           .repeats = options.repeats,
+                           .repeats = kOverlapRepeats * options.repeats,
                            .rounds = std::min(options.repeats, kRounds),
                            .makespans = false});
   return {std::move(measured[0]), std::move(measured[1])};

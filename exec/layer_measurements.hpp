@@ -27,7 +27,7 @@ struct LayerMeasurements {
   /// computes what its buffers happen to hold: good for time stamps, not for times.
   std::optional<MeasuredChunks> serial, computations;
   struct Overlap {
-    MeasuredChunks alone;   ///< grouped_chunks, in turns with
+    MeasuredChunks alone;   ///< experts_then_exchanges, in turns with
     MeasuredChunks beside;  ///< experts_under_exchanges of the same degree
   };
   std::vector<Overlap> overlaps;

@@ -1,7 +1,6 @@
 #include "exec/overlap_estimate.hpp"
 
 #include <algorithm>
-#include <map>
 #include <utility>
 #include <vector>
 
@@ -11,27 +10,41 @@
 namespace pipemoe::exec {
 namespace {
 
-// Whether, in an experts_under_exchanges graph, the task stands beside others.
-bool stands_beside(const Task& task) {
-  return is_exchange(task) ? task.phase == Phase::Backward
-                           : std::holds_alternative<ExpertFfn>(task.operation);
+/// Of the time of a stream: less tells nothing.
+constexpr double kLeastMet = 1.0 / 64;
+
+bool is_expert(const Task& task) { return std::holds_alternative<ExpertFfn>(task.operation); }
+
+template <class Which>
+std::vector<TaskTimes> tasks_of(const TaskGraph& graph, const std::vector<TaskTimes>& iteration,
+                                Which which) {
+  std::vector<TaskTimes> tasks;
+  for (TaskId id = 0; id < graph.size(); ++id) {
+    if (which(graph.task(id))) tasks.push_back(iteration[id]);
+  }
+  return tasks;
 }
 
-// Medians of every task.
-std::map<TaskKey, Seconds> alone_times(const MeasuredChunks& chunks) {
-  std::map<TaskKey, Seconds> alone;
-  for (TaskId id = 0; id < chunks.graph.size(); ++id) {
-    alone[chunks.graph.task(id).key()] = Seconds{summarize(chunks.durations(id)).median};
-  }
-  return alone;
+Seconds total(const std::vector<TaskTimes>& tasks) {
+  Seconds sum{};
+  for (const TaskTimes& task : tasks) sum += task.duration();
+  return sum;
+}
+
+// The median over iterations of what `of` says of one.
+template <class Of>
+Seconds median_of(const MeasuredChunks& chunks, Of of) {
+  std::vector<Seconds> values;
+  for (const auto& iteration : chunks.measured.iterations) values.push_back(of(iteration));
+  return median(values);
 }
 
 }  // namespace
 
-Seconds both_busy(const StreamTimes& a, const StreamTimes& b) {
+Seconds both_busy(const std::vector<TaskTimes>& a, const std::vector<TaskTimes>& b) {
   Seconds both{};
-  for (const TaskTimes& one : a.tasks) {
-    for (const TaskTimes& other : b.tasks) {
+  for (const TaskTimes& one : a) {
+    for (const TaskTimes& other : b) {
       const Seconds overlap = std::min(one.end, other.end) - std::max(one.start, other.start);
       both += std::max(overlap, Seconds{});
     }
@@ -39,13 +52,10 @@ Seconds both_busy(const StreamTimes& a, const StreamTimes& b) {
   return both;
 }
 
-std::optional<double> slowdown(const StreamTimes& stream, const StreamTimes& other) {
-  Seconds busy{};
-  for (const TaskTimes& task : stream.tasks) busy += task.duration();
-  const Seconds both = both_busy(stream, other);
-  const Seconds worked_together = stream.alone - (busy - both);
-  if (both < busy / 8 || worked_together <= Seconds{}) return std::nullopt;
-  return both / worked_together;
+std::optional<double> slowdown(const StreamTimes& stream) {
+  const Seconds worked_together = stream.alone - (stream.beside - stream.both);
+  if (stream.both < kLeastMet * stream.beside || worked_together <= Seconds{}) return std::nullopt;
+  return stream.both / worked_together;
 }
 
 Bytes largest_exchange(const TaskGraph& graph) {
@@ -57,22 +67,21 @@ Bytes largest_exchange(const TaskGraph& graph) {
 }
 
 Contention contention(const LayerMeasurements::Overlap& overlap) {
-  const std::map<TaskKey, Seconds> alone = alone_times(overlap.alone);
-  const TaskGraph& graph = overlap.beside.graph;
-  Contention found;
-  for (const auto& iteration : overlap.beside.measured.iterations) {
-    StreamTimes experts, exchanges;
-    for (TaskId id = 0; id < graph.size(); ++id) {
-      const Task& task = graph.task(id);
-      if (!stands_beside(task)) continue;
-      StreamTimes& stream = is_exchange(task) ? exchanges : experts;
-      stream.tasks.push_back(iteration[id]);
-      stream.alone += alone.at(task.key());
-    }
-    if (const auto factor = slowdown(experts, exchanges)) found.compute.push_back(*factor);
-    if (const auto factor = slowdown(exchanges, experts)) found.communication.push_back(*factor);
-  }
-  return found;
+  const TaskGraph& alone = overlap.alone.graph;
+  const TaskGraph& beside = overlap.beside.graph;
+  const Seconds both = median_of(overlap.beside, [&](const auto& iteration) {
+    return both_busy(tasks_of(beside, iteration, is_expert),
+                     tasks_of(beside, iteration, is_exchange));
+  });
+  const auto times = [&](auto which) {
+    return StreamTimes{
+        median_of(overlap.alone,
+                  [&](const auto& iteration) { return total(tasks_of(alone, iteration, which)); }),
+        median_of(overlap.beside,
+                  [&](const auto& iteration) { return total(tasks_of(beside, iteration, which)); }),
+        both};
+  };
+  return {slowdown(times(is_expert)), slowdown(times(is_exchange))};
 }
 
 double spread(const std::vector<SlowdownPoint>& points) {

@@ -10,26 +10,28 @@
 
 namespace pipemoe::exec {
 
-/// One stream's tasks in one iteration and the time each takes alone.
+/// What one stream's tasks took, all of them together.
 struct StreamTimes {
-  std::vector<TaskTimes> tasks;  ///< in order, not overlapping each other
-  Seconds alone{};               ///< sum of what they take alone
+  Seconds alone{};   ///< while the other stream had nothing to do
+  Seconds beside{};  ///< in turns with that, while it had
+  Seconds both{};    ///< of `beside`, while both streams ran a task
 };
 
-/// Time in which both streams ran a task.
-Seconds both_busy(const StreamTimes& a, const StreamTimes& b);
+/// The slowdown s under which a stream that advances at 1/s while the other is busy takes as long
+/// as it did: alone = (beside - both) + both / s. Null where the streams met for less than a 64th
+/// of the stream's time, or where no s says so.
+std::optional<double> slowdown(const StreamTimes& stream);
 
-/// The slowdown s under which `stream`, advancing at 1/s while the other is busy, takes as long as
-/// it did: alone = (busy - both) + both / s. Null where the streams met for less than an eighth of
-/// the stream's time, or where no s says so.
-std::optional<double> slowdown(const StreamTimes& stream, const StreamTimes& other);
+/// Time in which both streams ran a task; a stream's do not overlap each other.
+Seconds both_busy(const std::vector<TaskTimes>& a, const std::vector<TaskTimes>& b);
 
 /// A rank's bytes.
 Bytes largest_exchange(const TaskGraph& graph);
 
-/// How much experts and the exchanges beside them slowed each other on this rank.
+/// How much experts and the exchanges beside them slowed each other on this rank: what medians of
+/// iterations say. Null where they did not meet.
 struct Contention {
-  std::vector<double> compute, communication;  ///< one for each iteration in which they met
+  std::optional<double> compute, communication;
 };
 Contention contention(const LayerMeasurements::Overlap& overlap);
 

@@ -20,25 +20,21 @@ std::vector<SlowdownPoint> points(std::int64_t bytes, std::vector<double> factor
 }  // namespace
 
 TEST_CASE("streams are both busy where their tasks overlap", "[exec][overlap]") {
-  const StreamTimes experts{{from_to(1, 3), from_to(4, 6)}, Seconds{4}};
-  const StreamTimes exchanges{{from_to(2, 5)}, Seconds{3}};
-  CHECK(both_busy(experts, exchanges) == Seconds{2});
+  CHECK(both_busy({from_to(1, 3), from_to(4, 6)}, {from_to(2, 5)}) == Seconds{2});
 }
 
 TEST_CASE("a slowdown is what explains the time that a stream took", "[exec][overlap]") {
   // 4 s of work alone: 2 s apart from the other stream and 6 s beside it, at a third of the speed.
-  const StreamTimes experts{{from_to(0, 8)}, Seconds{4}};
-  const StreamTimes exchanges{{from_to(2, 8)}, Seconds{6}};
-  REQUIRE(slowdown(experts, exchanges).has_value());
-  CHECK(*slowdown(experts, exchanges) == Approx(3));
-  CHECK(*slowdown(exchanges, experts) == Approx(1));
+  const auto found = slowdown({Seconds{4}, Seconds{8}, Seconds{6}});
+  REQUIRE(found.has_value());
+  CHECK(*found == Approx(3));
+  CHECK(*slowdown({Seconds{6}, Seconds{6}, Seconds{6}}) == Approx(1));
 }
 
 TEST_CASE("streams that hardly met tell no slowdown", "[exec][overlap]") {
-  const StreamTimes experts{{from_to(0, 8)}, Seconds{8}};
-  CHECK_FALSE(slowdown(experts, {{from_to(7.5, 9)}, Seconds{1.5}}).has_value());
+  CHECK_FALSE(slowdown({Seconds{8}, Seconds{8}, Seconds{0.1}}).has_value());
   // Alone it would have taken less than what it ran apart: no factor says so.
-  CHECK_FALSE(slowdown({{from_to(0, 8)}, Seconds{3}}, {{from_to(4, 8)}, Seconds{4}}).has_value());
+  CHECK_FALSE(slowdown({Seconds{3}, Seconds{8}, Seconds{4}}).has_value());
 }
 
 TEST_CASE("few points are one slowdown, their median, not below 1", "[exec][overlap]") {
@@ -84,24 +80,27 @@ MoeLayer small_layer() {
 
 // Every task takes 1 s alone.
 LayerMeasurements::Overlap overlap_of_ones() {
-  LayerMeasurements::Overlap overlap{{2, grouped_chunks(small_layer(), 4, 2), {}},
+  LayerMeasurements::Overlap overlap{{2, experts_then_exchanges(small_layer(), 4, 2), {}},
                                      {2, experts_under_exchanges(small_layer(), 4, 2), {}}};
   overlap.alone.measured.iterations.emplace_back(overlap.alone.graph.size(),
                                                  TaskTimes{Seconds{0}, Seconds{1}});
   return overlap;
 }
 
-// Experts from 10 on, each so long; exchanges beside them, so long, or after them, where they do
-// not meet.
+// Six experts one behind another from 10 on, each so long, and six exchanges, each so long, beside
+// them, or after them, where they do not meet.
 void add_iteration(LayerMeasurements::Overlap& overlap, double expert, double exchange, bool meet) {
   auto& tasks = overlap.beside.measured.iterations.emplace_back();
+  double computed = 10, exchanged = meet ? 10 : 100;
+  const auto next = [](double& time, double duration) {
+    time += duration;
+    return TaskTimes{Seconds{time - duration}, Seconds{time}};
+  };
   for (const Task& task : overlap.beside.graph.tasks()) {
     if (std::holds_alternative<ExpertFfn>(task.operation)) {
-      tasks.push_back({Seconds{10 + task.chunk * expert}, Seconds{10 + (task.chunk + 1) * expert}});
-    } else if (task.phase == Phase::Backward) {
-      const double from = meet ? 10 : 100;
-      tasks.push_back(
-          {Seconds{from + task.chunk * exchange}, Seconds{from + (task.chunk + 1) * exchange}});
+      tasks.push_back(next(computed, expert));
+    } else if (std::holds_alternative<AllToAll>(task.operation)) {
+      tasks.push_back(next(exchanged, exchange));
     } else {
       tasks.push_back({Seconds{0}, Seconds{5}});  // what comes before does not count
     }
@@ -112,19 +111,27 @@ void add_iteration(LayerMeasurements::Overlap& overlap, double expert, double ex
 
 TEST_CASE("contention is what experts and exchanges beside each other take longer than alone",
           "[exec][calibrate]") {
+  auto together = overlap_of_ones();
+  add_iteration(together, 2, 2, true);
+  CHECK(*contention(together).compute == Approx(2));
+  CHECK(*contention(together).communication == Approx(2));
+
+  auto apart = overlap_of_ones();
+  add_iteration(apart, 1, 1, false);
+  CHECK_FALSE(contention(apart).compute.has_value());
+  CHECK_FALSE(contention(apart).communication.has_value());
+
+  // Experts take 1.5 each, all of it beside exchanges of 2: these are alone for 3 of their 12.
+  auto longer = overlap_of_ones();
+  add_iteration(longer, 1.5, 2, true);
+  CHECK(*contention(longer).compute == Approx(1.5));
+  CHECK(*contention(longer).communication == Approx(3));
+  CHECK(largest_exchange(longer.beside.graph).count == 512 * 2 * 64 * 4 / 2);
+}
+
+TEST_CASE("one iteration that was disturbed does not change contention", "[exec][calibrate]") {
   auto overlap = overlap_of_ones();
-  add_iteration(overlap, 2, 2, true);
-  add_iteration(overlap, 1, 1, false);
-  const Contention found = contention(overlap);
-  REQUIRE(found.compute.size() == 1);
-  REQUIRE(found.communication.size() == 1);
-  CHECK(found.compute.front() == Approx(2));
-  CHECK(found.communication.front() == Approx(2));
-  // Experts take 1.5 each, all of it beside exchanges of 2: these are alone for 1 of their 4.
-  add_iteration(overlap, 1.5, 2, true);
-  const Contention more = contention(overlap);
-  REQUIRE(more.compute.size() == 2);
-  CHECK(more.compute.back() == Approx(1.5));
-  CHECK(more.communication.back() == Approx(3));
-  CHECK(largest_exchange(overlap.beside.graph).count == 512 * 2 * 64 * 4 / 2);
+  for (int i = 0; i < 4; ++i) add_iteration(overlap, 2, 2, true);
+  add_iteration(overlap, 20, 2, true);
+  CHECK(*contention(overlap).compute == Approx(2));
 }
