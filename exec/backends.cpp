@@ -61,6 +61,10 @@ std::string BackendOptions::chosen_communicator() const {
 
 void check_options(const BackendOptions& options) {
   const std::string communicator = options.chosen_communicator();
+  if (options.exchange_ctas > 0 && communicator != "nccl") {
+    throw InputError(
+        fmt::format("--exchange-ctas is for --communicator nccl, not {}", communicator));
+  }
   for (const char* known :
        {"copy", "mpi", "staged", "nccl", "nccl-zero-cta", "peer-copy", "elided"}) {
     if (communicator != known) continue;

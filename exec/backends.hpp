@@ -14,6 +14,8 @@
 
 namespace pipemoe::exec {
 
+inline constexpr int kMostExchangeCtas = 64;
+
 struct BackendOptions {
   std::string backend = "cpu";  ///< cpu or cuda
   /// cpu: mpi or copy; cuda: staged, nccl, nccl-zero-cta, peer-copy or elided. Absent: mpi under
@@ -25,6 +27,8 @@ struct BackendOptions {
   bool communication_first = true;  ///< priority of CUDA streams
   bool tf32 = false;
   std::optional<bool> pack_rows;  ///< cuda only; absent: what is expected to be faster
+  /// nccl only: as CudaOptions::exchange_ctas, up to kMostExchangeCtas.
+  int exchange_ctas = 0;
 
   /// What `communicator` stands for.
   std::string chosen_communicator() const;

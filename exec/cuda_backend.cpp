@@ -43,6 +43,11 @@ cuda::DeviceActivation device_activation(Activation activation) {
   return {};
 }
 
+int multiprocessors_of_chunks(const CudaOptions& options) {
+  if (options.exchange_ctas == 0) return 0;
+  return cuda::current_device().multiprocessors - options.exchange_ctas;
+}
+
 cuda::DeviceLayerShape shape_of(const MoeLayer& layer, const CudaOptions& options, int num_ranks,
                                 Degrees degrees) {
   return {.tokens = layer.tokens_per_rank,
@@ -61,7 +66,8 @@ cuda::DeviceLayerShape shape_of(const MoeLayer& layer, const CudaOptions& option
           .backward_degree = degrees.backward_degree,
           .direct = options.exchanges == DeviceExchanges::Elided,
           .search = options.search,
-          .packs = options.packs};
+          .packs = options.packs,
+          .multiprocessors_of_chunks = multiprocessors_of_chunks(options)};
 }
 
 // Converted on the device, for which it is nothing.
@@ -117,15 +123,15 @@ double megabytes(std::int64_t bytes) { return 1e-6 * static_cast<double>(bytes);
 
 }  // namespace
 
-std::unique_ptr<DeviceCommunicator> communicator_for(DeviceExchanges exchanges,
+std::unique_ptr<DeviceCommunicator> communicator_for(const CudaOptions& options,
                                                      ProcessGroup& group) {
-  switch (exchanges) {
+  switch (options.exchanges) {
     case DeviceExchanges::Elided:
       return nullptr;
     case DeviceExchanges::Staged:
       return group.size() == 1 ? staged_communicator() : staged_communicator(group);
     case DeviceExchanges::Nccl:
-      return nccl_communicator(group);
+      return nccl_communicator(group, options.exchange_ctas);
     case DeviceExchanges::NcclZeroCta:
       return nccl_zero_cta_communicator(group);
     case DeviceExchanges::PeerCopy:
@@ -210,7 +216,7 @@ CudaBackend::CudaBackend(const MoeLayer& layer, const CudaOptions& options, Proc
   const std::int64_t before = free_bytes();
   tensors_ = std::make_shared<Tensors>(data, element_of(layer.dtype));
   tensors_taken_ = before - free_bytes();
-  communicator_ = communicator_for(options.exchanges, group);
+  communicator_ = communicator_for(options, group);
 }
 
 std::string CudaBackend::name() const {

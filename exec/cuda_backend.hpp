@@ -34,6 +34,9 @@ struct CudaOptions {
   bool tf32 = false;
   cuda::Search search = cuda::Search::Timed;  ///< Heuristic: the same bits from every backend
   std::optional<bool> packs = std::nullopt;   ///< as DeviceLayerShape::packs
+  /// Multiprocessors that an exchange of Nccl may take, which experts in chunks leave to it; 0:
+  /// NCCL takes what it likes, and experts leave none.
+  int exchange_ctas = 0;
 };
 
 class CudaBackend final : public LayerBackend {
@@ -80,7 +83,7 @@ class CudaBackend final : public LayerBackend {
 };
 
 /// Null for Elided. Collective.
-std::unique_ptr<DeviceCommunicator> communicator_for(DeviceExchanges exchanges,
+std::unique_ptr<DeviceCommunicator> communicator_for(const CudaOptions& options,
                                                      ProcessGroup& group);
 
 /// Makes this rank's GPU the calling thread's: the ranks of a host take them in turn.

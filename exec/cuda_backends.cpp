@@ -16,7 +16,8 @@ CudaOptions cuda_options(const BackendOptions& options) {
                                                          : DeviceExchanges::Staged,
           .graph = {options.cuda_graph, options.communication_first},
           .tf32 = options.tf32,
-          .packs = options.pack_rows};
+          .packs = options.pack_rows,
+          .exchange_ctas = options.exchange_ctas};
 }
 
 }  // namespace

@@ -222,19 +222,19 @@ CalibrationTools cuda_calibration_tools(const CudaOptions& options, ProcessGroup
   };
   tools.time_all_to_alls = [options](ProcessGroup& part, const std::vector<Bytes>& sizes,
                                      int repeats) {
-    const auto communicator = communicator_for(options.exchanges, part);
+    const auto communicator = communicator_for(options, part);
     std::vector<ExchangeTimes> times;
     for (const Bytes per_rank : sizes) {
       times.push_back(time_all_to_all(*communicator, part, per_rank, repeats));
     }
     return times;
   };
-  const auto communicator = communicator_for(options.exchanges, group);
+  const auto communicator = communicator_for(options, group);
   tools.gives_ahead = communicator->asynchronous();
   tools.network = communicator->name();
   if (tools.gives_ahead) {
     tools.time_join = [options, &group](int repeats) {
-      return time_join(*communicator_for(options.exchanges, group), group, repeats);
+      return time_join(*communicator_for(options, group), group, repeats);
     };
   }
   tools.device = device();

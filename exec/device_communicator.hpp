@@ -62,8 +62,9 @@ class DeviceCommunicator {
 std::unique_ptr<DeviceCommunicator> staged_communicator();
 /// Several ranks, which may share a GPU: to pinned memory, through the group's communicator, back.
 std::unique_ptr<DeviceCommunicator> staged_communicator(ProcessGroup& group);
-/// NCCL's grouped send and receive; one GPU a rank. Collective.
-std::unique_ptr<DeviceCommunicator> nccl_communicator(ProcessGroup& group);
+/// NCCL's grouped send and receive; one GPU a rank. An exchange takes at most so many CTAs, each of
+/// which needs a multiprocessor; 0: as many as NCCL likes. Collective.
+std::unique_ptr<DeviceCommunicator> nccl_communicator(ProcessGroup& group, int ctas);
 /// NCCL's all-to-all of equal parts between symmetric windows, which copy engines do where NCCL
 /// can: no multiprocessor is taken from the experts. One GPU a rank. Collective. Throws what
 /// check_zero_cta does.

@@ -101,10 +101,16 @@ class NcclCommunicator : public DeviceCommunicator {
   cuda::DeviceBuffer word_{sizeof(float)};
 };
 
+ncclConfig_t with_ctas(int most) {
+  ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+  if (most > 0) config.maxCTAs = most;
+  return config;
+}
+
 class GroupedSendReceive final : public NcclCommunicator {
  public:
-  explicit GroupedSendReceive(ProcessGroup& group)
-      : NcclCommunicator(group, NCCL_CONFIG_INITIALIZER), rank_(group.rank()) {}
+  GroupedSendReceive(ProcessGroup& group, int ctas)
+      : NcclCommunicator(group, with_ctas(ctas)), rank_(group.rank()) {}
 
   std::string name() const override {
     return fmt::format("NCCL {}, grouped send and receive", dotted(loaded_version()));
@@ -235,8 +241,8 @@ void check_zero_cta(int nccl_version) {
 
 void check_zero_cta() { check_zero_cta(std::min(NCCL_VERSION_CODE, loaded_version())); }
 
-std::unique_ptr<DeviceCommunicator> nccl_communicator(ProcessGroup& group) {
-  return std::make_unique<GroupedSendReceive>(group);
+std::unique_ptr<DeviceCommunicator> nccl_communicator(ProcessGroup& group, int ctas) {
+  return std::make_unique<GroupedSendReceive>(group, ctas);
 }
 
 std::unique_ptr<DeviceCommunicator> nccl_zero_cta_communicator(ProcessGroup& group) {

@@ -52,6 +52,13 @@ void add_exec_options(CLI::App& command, ExecOptions& options) {
       [&options](std::int64_t sum) { options.backend.pack_rows = sum > 0; },
       "On GPUs: an expert's rows from all ranks are moved together first, or read as the exchange "
       "delivers them [what is expected to be faster]");
+  command
+      .add_option(
+          "--exchange-ctas", options.backend.exchange_ctas,
+          "Multiprocessors that an exchange of nccl may take, which experts in chunks leave "
+          "to it; 0: NCCL takes what it likes, and experts leave none")
+      ->check(CLI::Range(0, exec::kMostExchangeCtas))
+      ->capture_default_str();
   command.add_flag("--tf32", options.backend.tf32, "fp32 products on a GPU may round to TF32");
   command.add_option("--warm-up", options.warm_up, "Iterations before the measured ones")
       ->check(CLI::Range(0, 1000000))
@@ -93,6 +100,7 @@ nlohmann::ordered_json to_json(const ExecOptions& options) {
     json["cuda_graph"] = options.backend.cuda_graph;
     json["communication_first"] = options.backend.communication_first;
     json["tf32"] = options.backend.tf32;
+    json["exchange_ctas"] = options.backend.exchange_ctas;
     if (options.backend.pack_rows) json["pack_rows"] = *options.backend.pack_rows;
   }
   return json;

@@ -47,6 +47,10 @@ Regime read_regime(ConfigTable table, const Shared& shared) {
   Regime regime{read_name(table), shared.backend, read_layers(table)};
   if (table.has("communicator")) regime.backend.communicator = table.text("communicator");
   if (table.has("pack_rows")) regime.backend.pack_rows = table.boolean("pack_rows");
+  if (table.has("exchange_ctas")) {
+    regime.backend.exchange_ctas =
+        static_cast<int>(table.integer("exchange_ctas", 0, exec::kMostExchangeCtas));
+  }
   if (table.has("link")) regime.backend.link = exec::parse_link(table.text("link"));
   if (regime.layers.empty()) regime.layers = shared.layers;
   if (regime.layers.empty()) table.fail("layer", "must hold at least one layer");

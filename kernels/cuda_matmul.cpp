@@ -78,6 +78,9 @@ class Description {
     set(CUBLASLT_MATMUL_DESC_TRANSA, shape.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N);
     set(CUBLASLT_MATMUL_DESC_TRANSB, shape.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N);
     set(CUBLASLT_MATMUL_DESC_EPILOGUE, library_epilogue(shape.epilogue));
+    if (shape.multiprocessors > 0) {
+      set(CUBLASLT_MATMUL_DESC_SM_COUNT_TARGET, std::int32_t{shape.multiprocessors});
+    }
     if (has_bias(shape.epilogue)) {
       set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, data_type(shape.out));
       if (shape.batch > 1) set(CUBLASLT_MATMUL_DESC_BIAS_BATCH_STRIDE, shape.stride_bias);
@@ -383,10 +386,11 @@ std::string Matmul::describe() const {
                               " times mask, bias gradient",
                               " bias gradient"};
   const auto word = [](Element element) { return element == Element::Fp32 ? "fp32" : "bf16"; };
-  return fmt::format("{} x [{}, {}{}] * [{}, {}{}] {} -> {}{}{}", batch, m, k,
+  return fmt::format("{} x [{}, {}{}] * [{}, {}{}] {} -> {}{}{}{}", batch, m, k,
                      transpose_a ? " transposed" : "", k, n, transpose_b ? " transposed" : "",
                      word(in), word(out), kNames[static_cast<std::size_t>(epilogue)],
-                     accumulate ? ", added" : "");
+                     accumulate ? ", added" : "",
+                     multiprocessors > 0 ? fmt::format(", {} SMs", multiprocessors) : "");
 }
 
 }  // namespace pipemoe::cuda

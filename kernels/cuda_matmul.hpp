@@ -34,7 +34,8 @@ struct Matmul {
   Element in = Element::Fp32;                             ///< of a and b
   Element out = Element::Fp32;                            ///< of d and of the bias
   bool accumulate = false;                                ///< adds to d
-  bool tf32 = false;  ///< fp32 operands may be rounded to ten bits
+  bool tf32 = false;        ///< fp32 operands may be rounded to ten bits
+  int multiprocessors = 0;  ///< of the device, that it is to use; 0: all
   /// Its workspace is one of ZeroedWorkspaces where that is small, and memsets of it are dropped.
   bool zeroed = false;
   Epilogue epilogue = Epilogue::None;

@@ -50,6 +50,9 @@ struct DeviceLayerShape {
   /// Exchanges deliver and take rows by expert, as the products read them (ExchangeBlocks): nothing
   /// is moved. Needs a capacity.
   bool exchanges_by_expert = false;
+  /// That the experts' products use in a direction of several chunks, which leaves the others to
+  /// exchanges; 0: all.
+  int multiprocessors_of_chunks = 0;
 
   std::int64_t local_experts() const { return num_experts / num_ranks; }
   std::int64_t first_width() const {

@@ -97,8 +97,10 @@ class ExpertProducts {
   Matmul second_weight(const Group& group, bool accumulate) const;
 
  private:
-  Matmul on_rows(const Group& group, std::int64_t n, std::int64_t k) const;
+  Matmul on_rows(const Group& group, std::int64_t n, std::int64_t k, std::int64_t degree) const;
   Matmul over_rows(const Group& group, std::int64_t m, std::int64_t n, bool accumulate) const;
+
+  int multiprocessors(std::int64_t degree) const;
 
   DeviceLayerShape shape_;
   Fusion fusion_;

@@ -3,8 +3,15 @@
 
 namespace pipemoe::cuda {
 
+// A kernel that takes every multiprocessor keeps one of an exchange waiting until it ends, or takes
+// twice as long beside one (PyTorch issue 143988).
+int ExpertProducts::multiprocessors(std::int64_t degree) const {
+  return degree == 1 ? 0 : shape_.multiprocessors_of_chunks;
+}
+
 // Rows times weights: [rows, k] * [k, n].
-Matmul ExpertProducts::on_rows(const Group& group, std::int64_t n, std::int64_t k) const {
+Matmul ExpertProducts::on_rows(const Group& group, std::int64_t n, std::int64_t k,
+                               std::int64_t degree) const {
   const bool several = group.experts > 1;
   return {.m = group.rows,
           .n = n,
@@ -19,6 +26,7 @@ Matmul ExpertProducts::on_rows(const Group& group, std::int64_t n, std::int64_t 
           .in = shape_.element,
           .out = shape_.element,
           .tf32 = shape_.tf32,
+          .multiprocessors = multiprocessors(degree),
           .zeroed = true};
 }
 
@@ -41,11 +49,12 @@ Matmul ExpertProducts::over_rows(const Group& group, std::int64_t m, std::int64_
           .out = shape_.element,
           .accumulate = accumulate,
           .tf32 = shape_.tf32,
+          .multiprocessors = multiprocessors(shape_.backward_degree),
           .zeroed = true};
 }
 
 Matmul ExpertProducts::first(const Group& group) const {
-  Matmul product = on_rows(group, shape_.first_width(), shape_.model_dim);
+  Matmul product = on_rows(group, shape_.first_width(), shape_.model_dim, shape_.forward_degree);
   if (fusion_.first_bias) {
     product.epilogue = fusion_.relu ? Epilogue::ReluBias : Epilogue::Bias;
     product.stride_bias = group.experts > 1 ? shape_.first_width() : 0;
@@ -56,7 +65,7 @@ Matmul ExpertProducts::first(const Group& group) const {
 }
 
 Matmul ExpertProducts::second(const Group& group) const {
-  Matmul product = on_rows(group, shape_.model_dim, shape_.hidden_dim);
+  Matmul product = on_rows(group, shape_.model_dim, shape_.hidden_dim, shape_.forward_degree);
   if (fusion_.second_bias) {
     product.epilogue = Epilogue::Bias;
     product.stride_bias = group.experts > 1 ? shape_.model_dim : 0;
@@ -65,14 +74,14 @@ Matmul ExpertProducts::second(const Group& group) const {
 }
 
 Matmul ExpertProducts::hidden_gradient(const Group& group) const {
-  Matmul product = on_rows(group, shape_.hidden_dim, shape_.model_dim);
+  Matmul product = on_rows(group, shape_.hidden_dim, shape_.model_dim, shape_.backward_degree);
   product.transpose_b = true;
   product.ldb = shape_.model_dim;
   return product;
 }
 
 Matmul ExpertProducts::input_gradient(const Group& group) const {
-  Matmul product = on_rows(group, shape_.model_dim, shape_.first_width());
+  Matmul product = on_rows(group, shape_.model_dim, shape_.first_width(), shape_.backward_degree);
   product.transpose_b = true;
   product.ldb = shape_.first_width();
   return product;

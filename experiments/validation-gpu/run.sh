@@ -69,6 +69,7 @@ numerics_of_one() {
 }
 numerics_of_several() {
   { shapes nccl nccl-zero-cta peer-copy; skewed nccl "$capacity"; skewed nccl "$dropless"
+    skewed nccl "$capacity --exchange-ctas 16"
     skewed nccl-zero-cta "$capacity"; skewed peer-copy "$capacity"; } | verify "$gpus"
 }
 

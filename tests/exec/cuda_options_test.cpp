@@ -72,6 +72,16 @@ TEST_CASE("rows can be read as delivered with a capacity only, and on GPUs", "[e
   CHECK_THROWS_WITH(check_options(cpu), Contains("--pack-rows") && Contains("not cpu"));
 }
 
+TEST_CASE("only NCCL's own kernels take multiprocessors that can be left to them", "[exec][cuda]") {
+  BackendOptions options{.backend = "cuda", .communicator = "peer-copy"};
+  CHECK_NOTHROW(check_options(options));
+  options.exchange_ctas = 8;
+  CHECK_THROWS_WITH(check_options(options),
+                    Contains("--exchange-ctas") && Contains("nccl, not peer-copy"));
+  options.communicator = "nccl";
+  CHECK_NOTHROW(check_options(options));
+}
+
 TEST_CASE("nccl-zero-cta refuses an NCCL before 2.28", "[exec][cuda]") {
   CHECK_THROWS_AS(check_zero_cta(22703), InputError);
   CHECK_THROWS_WITH(check_zero_cta(22703), Contains("NCCL 2.28.0 or later, this is 2.27.3"));
