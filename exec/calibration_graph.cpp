@@ -1,7 +1,6 @@
 #include "exec/calibration_graph.hpp"
 
-#include <algorithm>
-#include <limits>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -12,11 +11,6 @@ namespace {
 
 using schedules::LayerTasks;
 
-/// Exchanges of one kind that experts stand beside. Where experts could begin behind eight, their
-/// CUDA graph began them two exchanges late, which layers in eight chunks do not show (kernel
-/// traces of NCCL through host memory).
-constexpr std::size_t kMostBeside = 3;
-
 // Appends tasks each of which waits for the one before. A copy goes on from where it was copied.
 class Chain {
  public:
@@ -24,21 +18,16 @@ class Chain {
 
   void then(Task task) {
     const TaskId id = builder_->append(std::move(task));
-    for (const TaskId before : last_) builder_->depend(before, id);
-    last_ = {id};
+    if (last_) builder_->depend(*last_, id);
+    last_ = id;
   }
   void then(std::vector<Task> tasks) {
     for (Task& task : tasks) then(std::move(task));
   }
-  // What comes next of both waits for the last of both.
-  friend void join(Chain& a, Chain& b) {
-    a.last_.insert(a.last_.end(), b.last_.begin(), b.last_.end());
-    b.last_ = a.last_;
-  }
 
  private:
   TaskGraphBuilder* builder_;
-  std::vector<TaskId> last_;
+  std::optional<TaskId> last_;
 };
 
 // The tasks of all chunks of one kind.
@@ -47,24 +36,22 @@ class Chunks {
   Chunks(const MoeLayer& layer, std::int64_t num_ranks, std::int64_t degree)
       : tasks(layer, num_ranks), rows_(layer.chunk_rows(degree)) {}
 
-  std::vector<Task> exchanges(Purpose purpose, Phase phase,
-                              std::size_t at_most = std::numeric_limits<std::size_t>::max()) const {
-    return of_each(at_most, [&](int chunk, std::int64_t rows) {
+  std::vector<Task> exchanges(Purpose purpose, Phase phase) const {
+    return of_each([&](int chunk, std::int64_t rows) {
       return tasks.all_to_all(purpose, phase, chunk, rows);
     });
   }
   std::vector<Task> experts(Pass pass) const {
-    return of_each(rows_.size(),
-                   [&](int chunk, std::int64_t rows) { return tasks.expert(pass, chunk, rows); });
+    return of_each([&](int chunk, std::int64_t rows) { return tasks.expert(pass, chunk, rows); });
   }
 
   const LayerTasks tasks;
 
  private:
   template <class Make>
-  std::vector<Task> of_each(std::size_t at_most, Make make) const {
+  std::vector<Task> of_each(Make make) const {
     std::vector<Task> all;
-    for (std::size_t i = 0; i < std::min(at_most, rows_.size()); ++i) {
+    for (std::size_t i = 0; i < rows_.size(); ++i) {
       all.push_back(make(static_cast<int>(i), rows_[i]));
     }
     return all;
@@ -73,12 +60,10 @@ class Chunks {
   std::vector<std::int64_t> rows_;
 };
 
-// What comes before either graph of experts and exchanges: rows and gradients to exchange.
-void begin_both(Chain& chain, const LayerTasks& tasks) {
-  chain.then(tasks.gate(Phase::Forward));
-  chain.then(tasks.permute(Phase::Forward));
-  chain.then(tasks.unpermute(Phase::Forward));
-  chain.then(tasks.unpermute(Phase::Backward));
+void dispatch_all(Chain& chain, const Chunks& chunks) {
+  chain.then(chunks.tasks.gate(Phase::Forward));
+  chain.then(chunks.tasks.permute(Phase::Forward));
+  chain.then(chunks.exchanges(Purpose::Dispatch, Phase::Forward));
 }
 
 enum class Exchanges { None, First };
@@ -145,15 +130,10 @@ TaskGraph experts_under_exchanges(const MoeLayer& layer, std::int64_t num_ranks,
   const Chunks chunks(layer, num_ranks, degree);
   TaskGraphBuilder builder("experts-under-exchanges", num_ranks);
   Chain computations(builder);
-  begin_both(computations, chunks.tasks);
+  dispatch_all(computations, chunks);
   Chain exchanges = computations;
   computations.then(chunks.experts(Pass::Forward));
-  exchanges.then(chunks.exchanges(Purpose::Dispatch, Phase::Backward, kMostBeside));
-  exchanges.then(chunks.exchanges(Purpose::Combine, Phase::Backward, kMostBeside));
-  join(computations, exchanges);
-  computations.then(chunks.experts(Pass::InputGradient));
-  computations.then(chunks.experts(Pass::WeightGradient));
-  exchanges.then(chunks.exchanges(Purpose::Combine, Phase::Forward, kMostBeside));
+  exchanges.then(chunks.exchanges(Purpose::Combine, Phase::Backward));
   return std::move(builder).build();
 }
 
@@ -162,13 +142,9 @@ TaskGraph experts_then_exchanges(const MoeLayer& layer, std::int64_t num_ranks,
   const Chunks chunks(layer, num_ranks, degree);
   TaskGraphBuilder builder("experts-then-exchanges", num_ranks);
   Chain chain(builder);
-  begin_both(chain, chunks.tasks);
+  dispatch_all(chain, chunks);
   chain.then(chunks.experts(Pass::Forward));
-  chain.then(chunks.exchanges(Purpose::Dispatch, Phase::Backward, kMostBeside));
-  chain.then(chunks.exchanges(Purpose::Combine, Phase::Backward, kMostBeside));
-  chain.then(chunks.experts(Pass::InputGradient));
-  chain.then(chunks.experts(Pass::WeightGradient));
-  chain.then(chunks.exchanges(Purpose::Combine, Phase::Forward, kMostBeside));
+  chain.then(chunks.exchanges(Purpose::Combine, Phase::Backward));
   return std::move(builder).build();
 }
 

@@ -43,7 +43,7 @@ cuda::DeviceActivation device_activation(Activation activation) {
   return {};
 }
 
-int multiprocessors_of_chunks(const CudaOptions& options) {
+int multiprocessors_beside_exchanges(const CudaOptions& options) {
   if (options.exchange_ctas == 0) return 0;
   return cuda::current_device().multiprocessors - options.exchange_ctas;
 }
@@ -67,7 +67,14 @@ cuda::DeviceLayerShape shape_of(const MoeLayer& layer, const CudaOptions& option
           .direct = options.exchanges == DeviceExchanges::Elided,
           .search = options.search,
           .packs = options.packs,
-          .multiprocessors_of_chunks = multiprocessors_of_chunks(options)};
+          .multiprocessors_beside_exchanges = multiprocessors_beside_exchanges(options)};
+}
+
+// As tasks of their own.
+bool has_weight_gradients(const TaskGraph& graph) {
+  return std::any_of(graph.tasks().begin(), graph.tasks().end(), [](const Task& task) {
+    return task.key().operation == OperationKind::ExpertWeightGradient;
+  });
 }
 
 // Converted on the device, for which it is nothing.
@@ -334,6 +341,7 @@ std::unique_ptr<PreparedGraph> CudaBackend::prepare(const TaskGraph& graph) {
   check_graph(layer_, graph, group_.size());
   const std::int64_t before = free_bytes();
   cuda::DeviceLayerShape shape = shape_of(layer_, options_, group_.size(), degrees_of(graph));
+  shape.defers_weight_gradients = has_weight_gradients(graph);
   if (communicator_ != nullptr && layer_.capacity_factor && group_.size() > 1) {
     if (communicator_->keeps_own()) shape.keeps_own = group_.rank();
     shape.exchanges_by_expert = exchanges_by_expert();

@@ -11,6 +11,10 @@ namespace {
 
 /// Turns that the graphs of a layer take.
 constexpr int kRounds = 5;
+/// Degrees above are taken to be like the highest below. With eight chunks behind one another the
+/// CUDA graph began its experts two exchanges late (kernel traces, NCCL through host memory), which
+/// layers in eight chunks do not show.
+constexpr std::int64_t kMostBeside = 6;
 /// Times the repeats of others: small differences of what compute and communication take.
 constexpr int kOverlapRepeats = 2;
 
@@ -31,12 +35,15 @@ std::vector<MeasuredChunks> measure(std::vector<DegreeGraph> in_turns, Backend& 
   return all;
 }
 
-// All: chunks of similar sizes may run kernels that bear exchanges differently.
+// Chunks of similar sizes may run kernels that bear exchanges differently: all, as far as can be
+// told.
 std::vector<std::int64_t> overlap_degrees(const MoeLayer& layer, const CalibrateOptions& options) {
   std::set<std::int64_t> usable;
   for (const std::int64_t degree : options.degrees) {
     if (degree <= layer.slots()) usable.insert(degree);
   }
+  std::erase_if(
+      usable, [&](std::int64_t degree) { return degree > std::max(kMostBeside, *usable.begin()); });
   if (usable.size() > 1) usable.erase(usable.begin());  // one chunk has no other beside it
   return {usable.begin(), usable.end()};
 }

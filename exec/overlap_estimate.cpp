@@ -13,6 +13,10 @@ namespace {
 /// Of the time of a stream: less tells nothing.
 constexpr double kLeastMet = 1.0 / 64;
 
+// In an experts_under_exchanges graph, or experts_then_exchanges: not what comes before.
+bool is_exchange_beside(const Task& task) {
+  return is_exchange(task) && task.phase == Phase::Backward;
+}
 bool is_expert(const Task& task) { return std::holds_alternative<ExpertFfn>(task.operation); }
 
 template <class Which>
@@ -71,7 +75,7 @@ Contention contention(const LayerMeasurements::Overlap& overlap) {
   const TaskGraph& beside = overlap.beside.graph;
   const Seconds both = median_of(overlap.beside, [&](const auto& iteration) {
     return both_busy(tasks_of(beside, iteration, is_expert),
-                     tasks_of(beside, iteration, is_exchange));
+                     tasks_of(beside, iteration, is_exchange_beside));
   });
   const auto times = [&](auto which) {
     return StreamTimes{
@@ -81,7 +85,7 @@ Contention contention(const LayerMeasurements::Overlap& overlap) {
                   [&](const auto& iteration) { return total(tasks_of(beside, iteration, which)); }),
         both};
   };
-  return {slowdown(times(is_expert)), slowdown(times(is_exchange))};
+  return {slowdown(times(is_expert)), slowdown(times(is_exchange_beside))};
 }
 
 double spread(const std::vector<SlowdownPoint>& points) {

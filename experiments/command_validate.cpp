@@ -50,12 +50,12 @@ std::string from_rank_0(exec::ProcessGroup& group, const std::string& mine) {
   return exec::all_gather(group, group.rank() == 0 ? mine : std::string()).front();
 }
 
-Degrees closed_form_choice(const std::vector<ValidationPoint>& points, double tolerance) {
-  Seconds fastest = Seconds::max();
-  for (const auto& point : points) fastest = std::min(fastest, point.closed_form_makespan);
-  FewestChunks fewest(fastest, tolerance);
-  for (const auto& point : points) fewest.consider(point.degrees, point.closed_form_makespan);
-  return fewest.choice();
+Degrees closed_form_choice(const std::vector<ValidationPoint>& points, const DegreeRule& rule) {
+  std::vector<TimedDegrees> candidates;
+  for (const auto& point : points) {
+    candidates.push_back({point.degrees, point.closed_form_makespan});
+  }
+  return choose_degrees(candidates, rule);
 }
 
 ValidationPoint with_measurement(ValidationPoint point, const Timeline& measured) {
@@ -185,12 +185,11 @@ std::vector<ValidationPoint> Run::predict(const Regime& regime, const MoeLayer& 
     forward.push_back({degree, points.back().predicted_forward});
     backward.push_back({degree, points.back().predicted_backward()});
   }
-  const double tolerance = cluster.degree_tolerance;
-  const Degrees chosen = choose_degrees(forward, backward, tolerance, cluster.equal_degrees);
+  const Degrees chosen = choose_degrees(forward, backward, cluster.degrees);
   if (chosen.forward_degree != chosen.backward_degree) {
     points.push_back(predict(regime, layer, cluster, chosen));
   }
-  const Degrees closed_form = closed_form_choice(points, tolerance);
+  const Degrees closed_form = closed_form_choice(points, cluster.degrees);
   for (ValidationPoint& point : points) {
     point.chosen = point.degrees == chosen;
     point.closed_form_chosen = point.degrees == closed_form;

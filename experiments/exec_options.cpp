@@ -55,7 +55,7 @@ void add_exec_options(CLI::App& command, ExecOptions& options) {
   command
       .add_option(
           "--exchange-ctas", options.backend.exchange_ctas,
-          "Multiprocessors that an exchange of nccl may take, which experts in chunks leave "
+          "Multiprocessors that an exchange of nccl may take, which experts beside it leave "
           "to it; 0: NCCL takes what it likes, and experts leave none")
       ->check(CLI::Range(0, exec::kMostExchangeCtas))
       ->capture_default_str();

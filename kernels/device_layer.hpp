@@ -50,9 +50,10 @@ struct DeviceLayerShape {
   /// Exchanges deliver and take rows by expert, as the products read them (ExchangeBlocks): nothing
   /// is moved. Needs a capacity.
   bool exchanges_by_expert = false;
-  /// That the experts' products use in a direction of several chunks, which leaves the others to
-  /// exchanges; 0: all.
-  int multiprocessors_of_chunks = 0;
+  /// Multiprocessors for experts' products that stand beside exchanges, to which they leave the
+  /// others: in a direction of several chunks, and of deferred weight gradients. 0: all.
+  int multiprocessors_beside_exchanges = 0;
+  bool defers_weight_gradients = false;  ///< beside the exchange of the input gradients
 
   std::int64_t local_experts() const { return num_experts / num_ranks; }
   std::int64_t first_width() const {

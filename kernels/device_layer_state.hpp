@@ -100,7 +100,7 @@ class ExpertProducts {
   Matmul on_rows(const Group& group, std::int64_t n, std::int64_t k, std::int64_t degree) const;
   Matmul over_rows(const Group& group, std::int64_t m, std::int64_t n, bool accumulate) const;
 
-  int multiprocessors(std::int64_t degree) const;
+  int multiprocessors(bool beside_exchanges) const;
 
   DeviceLayerShape shape_;
   Fusion fusion_;

@@ -5,8 +5,8 @@ namespace pipemoe::cuda {
 
 // A kernel that takes every multiprocessor keeps one of an exchange waiting until it ends, or takes
 // twice as long beside one (PyTorch issue 143988).
-int ExpertProducts::multiprocessors(std::int64_t degree) const {
-  return degree == 1 ? 0 : shape_.multiprocessors_of_chunks;
+int ExpertProducts::multiprocessors(bool beside_exchanges) const {
+  return beside_exchanges ? shape_.multiprocessors_beside_exchanges : 0;
 }
 
 // Rows times weights: [rows, k] * [k, n].
@@ -26,7 +26,7 @@ Matmul ExpertProducts::on_rows(const Group& group, std::int64_t n, std::int64_t 
           .in = shape_.element,
           .out = shape_.element,
           .tf32 = shape_.tf32,
-          .multiprocessors = multiprocessors(degree),
+          .multiprocessors = multiprocessors(degree > 1),
           .zeroed = true};
 }
 
@@ -49,7 +49,8 @@ Matmul ExpertProducts::over_rows(const Group& group, std::int64_t m, std::int64_
           .out = shape_.element,
           .accumulate = accumulate,
           .tf32 = shape_.tf32,
-          .multiprocessors = multiprocessors(shape_.backward_degree),
+          .multiprocessors =
+              multiprocessors(shape_.backward_degree > 1 || shape_.defers_weight_gradients),
           .zeroed = true};
 }
 

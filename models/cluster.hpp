@@ -58,6 +58,21 @@ struct ExpertFit {
   bool operator==(const ExpertFit&) const = default;
 };
 
+/// How degrees are chosen by their predicted times. Without any of it: the fastest.
+struct DegreeRule {
+  /// Both phases of a layer are to have one degree: between unequal ones the executor moves the
+  /// rows that forward saved, which no fit says.
+  bool equal = false;
+  /// Share by which times must differ to be told apart: of degrees no further from the fastest
+  /// those of the fewest chunks are chosen.
+  double tolerance = 0;
+  /// Share by which unequal degrees must be faster than the equal ones that would be chosen.
+  double unequal_gain = 0;
+
+  bool takes_fastest() const { return !equal && tolerance == 0 && unequal_gain == 0; }
+  bool operator==(const DegreeRule&) const = default;
+};
+
 struct Cluster {
   std::string name;
   std::string source;
@@ -68,12 +83,7 @@ struct Cluster {
   LinkPhysics gpu_link;  ///< GPU to node
   std::optional<FatTree> fat_tree;
   std::optional<Overlap> overlap;  ///< absent: streams do not slow each other
-  /// Both phases of a layer are to have one degree: between unequal ones the executor moves the
-  /// rows that forward saved, which no fit here says.
-  bool equal_degrees = false;
-  /// Share by which predicted times must differ to be told apart: of degrees no further from the
-  /// fastest those of the fewest chunks are chosen.
-  double degree_tolerance = 0;
+  DegreeRule degrees;
 
   std::map<std::int64_t, Fit<Bytes>> all_to_all;  ///< by number of ranks; work is a rank's input
   /// The same for one queued right behind another: part of its start-up then runs beside that one.

@@ -404,9 +404,12 @@ Cluster read_cluster(const ConfigFile& file) {
   cluster.gpus_per_node = root.integer("gpus_per_node", 1, kMaxGpusPerNode);
   read_gpu(root.table("gpu"), cluster);
   read_network(root.table("network"), cluster);
-  if (root.has("equal_degrees")) cluster.equal_degrees = root.boolean("equal_degrees");
+  if (root.has("equal_degrees")) cluster.degrees.equal = root.boolean("equal_degrees");
   if (root.has("degree_tolerance")) {
-    cluster.degree_tolerance = root.number("degree_tolerance", {.from = 0, .to = 1});
+    cluster.degrees.tolerance = root.number("degree_tolerance", {.from = 0, .to = 1});
+  }
+  if (root.has("unequal_degrees_gain")) {
+    cluster.degrees.unequal_gain = root.number("unequal_degrees_gain", {.from = 0, .to = 1});
   }
   read_overlap(root, cluster);
   read_fits(root.table("fits"), cluster);
@@ -418,8 +421,12 @@ Cluster read_cluster(const ConfigFile& file) {
 std::string to_toml(const Cluster& cluster) {
   return line("name", cluster.name) + line("source", cluster.source) +
          line("nodes", cluster.nodes) + line("gpus_per_node", cluster.gpus_per_node) +
-         (cluster.equal_degrees ? "equal_degrees = true\n" : "") +
-         (cluster.degree_tolerance > 0 ? line("degree_tolerance", cluster.degree_tolerance) : "") +
+         (cluster.degrees.equal ? "equal_degrees = true\n" : "") +
+         (cluster.degrees.tolerance > 0 ? line("degree_tolerance", cluster.degrees.tolerance)
+                                        : "") +
+         (cluster.degrees.unequal_gain > 0
+              ? line("unequal_degrees_gain", cluster.degrees.unequal_gain)
+              : "") +
          not_modelled_toml(cluster) + gpu_toml(cluster) + network_toml(cluster) +
          overlap_toml(cluster) + fits_toml(cluster);
 }

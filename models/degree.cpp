@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <optional>
 #include <utility>
 
 #include "models/cost_model.hpp"
@@ -49,6 +50,40 @@ std::array<double, 2> roots(double a, double b, double c) {
   return {q / a, c / q};
 }
 
+bool are_equal(Degrees degrees) { return degrees.forward_degree == degrees.backward_degree; }
+
+std::int64_t chunks(Degrees degrees) { return degrees.forward_degree + degrees.backward_degree; }
+
+// Of candidates that take at most `tolerance` longer than the fastest those of the fewest chunks,
+// and of these the fastest. `for_each` calls what it is given with every candidate.
+template <class ForEach>
+TimedDegrees fewest_chunks(ForEach for_each, double tolerance, bool only_equal) {
+  Seconds fastest = Seconds::max();
+  const auto counts = [&](const TimedDegrees& one) {
+    return !only_equal || are_equal(one.degrees);
+  };
+  for_each([&](const TimedDegrees& one) {
+    if (counts(one)) fastest = std::min(fastest, one.time);
+  });
+  ensure(fastest < Seconds::max(), "choose_degrees of nothing");
+  std::optional<TimedDegrees> best;
+  for_each([&](const TimedDegrees& one) {
+    if (!counts(one) || one.time > (1 + tolerance) * fastest) return;
+    const auto rank = [](const TimedDegrees& of) { return std::pair(chunks(of.degrees), of.time); };
+    if (!best || rank(one) < rank(*best)) best = one;
+  });
+  return *best;
+}
+
+template <class ForEach>
+Degrees choose(ForEach for_each, const DegreeRule& rule) {
+  if (rule.equal) return fewest_chunks(for_each, rule.tolerance, true).degrees;
+  const TimedDegrees any = fewest_chunks(for_each, rule.tolerance, false);
+  if (rule.unequal_gain == 0) return any.degrees;
+  const TimedDegrees equal = fewest_chunks(for_each, rule.tolerance, true);
+  return any.time < (1 - rule.unequal_gain) * equal.time ? any.degrees : equal.degrees;
+}
+
 }  // namespace
 
 Seconds pipelined_time(const PipelineCost& cost, std::int64_t degree) {
@@ -82,29 +117,25 @@ DegreeChoice choose_degree_exhaustively(const PipelineCost& cost, std::int64_t m
   return best.choice();
 }
 
-void FewestChunks::consider(Degrees degrees, Seconds time) {
-  const std::int64_t chunks = degrees.forward_degree + degrees.backward_degree;
-  if (time > most_ || std::pair(chunks, time) >= std::pair(chunks_, time_)) return;
-  chunks_ = chunks;
-  time_ = time;
-  choice_ = degrees;
+Degrees choose_degrees(const std::vector<TimedDegrees>& candidates, const DegreeRule& rule) {
+  return choose(
+      [&](auto visit) {
+        for (const TimedDegrees& one : candidates) visit(one);
+      },
+      rule);
 }
 
 Degrees choose_degrees(const std::vector<DegreeChoice>& forward,
-                       const std::vector<DegreeChoice>& backward, double tolerance, bool equal) {
-  ensure(!forward.empty() && !backward.empty(), "choose_degrees of nothing");
-  const auto for_each_pair = [&](auto visit) {
-    for (std::size_t i = 0; i < forward.size(); ++i) {
-      for (std::size_t j = equal ? i : 0; j < (equal ? i + 1 : backward.size()); ++j) {
-        visit(Degrees{forward[i].degree, backward[j].degree}, forward[i].time + backward[j].time);
-      }
-    }
-  };
-  Seconds fastest = Seconds::max();
-  for_each_pair([&](Degrees, Seconds time) { fastest = std::min(fastest, time); });
-  FewestChunks fewest(fastest, tolerance);
-  for_each_pair([&](Degrees degrees, Seconds time) { fewest.consider(degrees, time); });
-  return fewest.choice();
+                       const std::vector<DegreeChoice>& backward, const DegreeRule& rule) {
+  return choose(
+      [&](auto visit) {
+        for (const DegreeChoice& f : forward) {
+          for (const DegreeChoice& b : backward) {
+            visit(TimedDegrees{{f.degree, b.degree}, f.time + b.time});
+          }
+        }
+      },
+      rule);
 }
 
 bool has_closed_form(const MoeLayer& layer, const Cluster& cluster) {

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <limits>
 #include <vector>
 
 #include "models/cluster.hpp"
@@ -41,26 +40,17 @@ DegreeChoice choose_degree(const PipelineCost& cost, std::int64_t max_degree);
 /// The same by trying every degree.
 DegreeChoice choose_degree_exhaustively(const PipelineCost& cost, std::int64_t max_degree);
 
-/// Of degrees that take at most `tolerance`, a share, longer than the fastest those of the fewest
-/// chunks, forward and backward together, and of these the fastest.
-class FewestChunks {
- public:
-  FewestChunks(Seconds fastest, double tolerance) : most_((1 + tolerance) * fastest) {}
-  void consider(Degrees degrees, Seconds time);
-  /// Requires that the fastest was considered.
-  Degrees choice() const { return choice_; }
-
- private:
-  Seconds most_;
-  std::int64_t chunks_ = std::numeric_limits<std::int64_t>::max();  ///< of the choice
-  Seconds time_{};
-  Degrees choice_;
+struct TimedDegrees {
+  Degrees degrees;
+  Seconds time{};
 };
-
-/// FewestChunks of all pairs of a forward and a backward degree; `equal`: of one degree for both,
-/// which then have the same degrees. Requires candidates.
+/// What the rule says of candidates. The fewest chunks are of forward and backward together; of as
+/// few, the fastest. Requires candidates, and equal degrees among them where the rule speaks of
+/// these.
+Degrees choose_degrees(const std::vector<TimedDegrees>& candidates, const DegreeRule& rule);
+/// The same of all pairs of a forward and a backward degree; both have the same degrees.
 Degrees choose_degrees(const std::vector<DegreeChoice>& forward,
-                       const std::vector<DegreeChoice>& backward, double tolerance, bool equal);
+                       const std::vector<DegreeChoice>& backward, const DegreeRule& rule);
 
 /// One phase of schedule pipemoe. Throws InputError when the cluster lacks a fit; requires that it
 /// `has_closed_form`.

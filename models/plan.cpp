@@ -60,9 +60,8 @@ DegreeChoice fastest(const std::vector<DegreeChoice>& times) {
 // Times of degrees 1, 2, .., or their closed form.
 Degrees choose(const Plan& plan, const MoeLayer& layer, const Cluster& cluster,
                const Candidates& times) {
-  if (!plan.closed_form || cluster.equal_degrees || cluster.degree_tolerance > 0) {
-    return choose_degrees(times.forward, times.backward, cluster.degree_tolerance,
-                          cluster.equal_degrees);
+  if (!plan.closed_form || !cluster.degrees.takes_fastest()) {
+    return choose_degrees(times.forward, times.backward, cluster.degrees);
   }
   const auto of = [&](Phase phase) {
     const auto largest = static_cast<std::int64_t>(times.forward.size());
@@ -199,16 +198,22 @@ Plan make_plan(const MoeLayer& layer, const Cluster& cluster, std::int64_t max_d
   plan.backward = phase_plan(schedule_name, layer, cluster, Phase::Backward, chosen.backward_degree,
                              std::move(times.backward));
   plan.notes = CostModel(cluster).check(schedule(schedule_name, layer, cluster, plan.degrees()));
-  if (cluster.equal_degrees) {
+  if (cluster.degrees.equal) {
     plan.not_tried.push_back(
         "unequal degrees are left out: the executor would move rows between them, which the "
         "profile does not fit");
   }
-  if (cluster.degree_tolerance > 0) {
+  if (cluster.degrees.tolerance > 0) {
     plan.notes.push_back(fmt::format(
         "the fewest chunks within {:g} % of the fastest are chosen: the profile's predictions do "
         "not tell less apart",
-        100 * cluster.degree_tolerance));
+        100 * cluster.degrees.tolerance));
+  }
+  if (cluster.degrees.unequal_gain > 0 && !cluster.degrees.equal) {
+    plan.notes.push_back(fmt::format(
+        "unequal degrees are chosen only where they are more than {:g} % faster than equal ones: "
+        "the profile does not fit what they cost",
+        100 * cluster.degrees.unequal_gain));
   }
   if (largest < allowed) {
     plan.not_tried.push_back(fmt::format(

@@ -87,7 +87,7 @@ LayerMeasurements::Overlap overlap_of_ones() {
   return overlap;
 }
 
-// Six experts one behind another from 10 on, each so long, and six exchanges, each so long, beside
+// Two experts one behind another from 10 on, each so long, and two exchanges, each so long, beside
 // them, or after them, where they do not meet.
 void add_iteration(LayerMeasurements::Overlap& overlap, double expert, double exchange, bool meet) {
   auto& tasks = overlap.beside.measured.iterations.emplace_back();
@@ -99,7 +99,7 @@ void add_iteration(LayerMeasurements::Overlap& overlap, double expert, double ex
   for (const Task& task : overlap.beside.graph.tasks()) {
     if (std::holds_alternative<ExpertFfn>(task.operation)) {
       tasks.push_back(next(computed, expert));
-    } else if (std::holds_alternative<AllToAll>(task.operation)) {
+    } else if (task.phase == Phase::Backward) {
       tasks.push_back(next(exchanged, exchange));
     } else {
       tasks.push_back({Seconds{0}, Seconds{5}});  // what comes before does not count
@@ -121,7 +121,7 @@ TEST_CASE("contention is what experts and exchanges beside each other take longe
   CHECK_FALSE(contention(apart).compute.has_value());
   CHECK_FALSE(contention(apart).communication.has_value());
 
-  // Experts take 1.5 each, all of it beside exchanges of 2: these are alone for 3 of their 12.
+  // Experts take 1.5 each, all of it beside exchanges of 2: these are alone for 1 of their 4.
   auto longer = overlap_of_ones();
   add_iteration(longer, 1.5, 2, true);
   CHECK(*contention(longer).compute == Approx(1.5));

@@ -41,8 +41,9 @@ class Draw {
       made.all_to_all[integer(1, 512)] = fit<Bytes>();
       if (chance()) made.all_to_all_queued[integer(1, 512)] = fit<Bytes>();
     }
-    made.equal_degrees = chance();
-    if (chance()) made.degree_tolerance = 0.01;
+    made.degrees.equal = chance();
+    if (chance()) made.degrees.tolerance = 0.01;
+    if (chance()) made.degrees.unequal_gain = 0.015;
     for (auto count = integer(0, 3); count > 0; --count) {
       made.all_to_all_in_layers.push_back({{integer(1, 64), count, integer(1, 4096)}, slowdown()});
     }
@@ -284,11 +285,11 @@ TEST_CASE("exchanges may take longer in layers of their sizes", "[models][cluste
 }
 
 TEST_CASE("a profile may want one degree for both phases", "[models][cluster][io]") {
-  CHECK_FALSE(read(kFirst).equal_degrees);
-  CHECK(read("equal_degrees = true\n" + std::string(kFirst)).equal_degrees);
+  CHECK_FALSE(read(kFirst).degrees.equal);
+  CHECK(read("equal_degrees = true\n" + std::string(kFirst)).degrees.equal);
   CHECK_THROWS_WITH(read("equal_degrees = 1\n" + std::string(kFirst)), Contains("equal_degrees"));
-  CHECK(read(kFirst).degree_tolerance == 0);
-  CHECK(read("degree_tolerance = 0.01\n" + std::string(kFirst)).degree_tolerance == 0.01);
+  CHECK(read(kFirst).degrees.tolerance == 0);
+  CHECK(read("degree_tolerance = 0.01\n" + std::string(kFirst)).degrees.tolerance == 0.01);
   CHECK_THROWS_WITH(read("degree_tolerance = -1\n" + std::string(kFirst)),
                     Contains("degree_tolerance"));
 }

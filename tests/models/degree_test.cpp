@@ -201,15 +201,28 @@ TEST_CASE("of pairs of degrees those of the fewest chunks within a tolerance are
     return std::vector<DegreeChoice>{{1, Seconds{one}}, {2, Seconds{two}}, {3, Seconds{three}}};
   };
   const auto forward = times(10, 8, 7.95), backward = times(20, 19.9, 19);
-  CHECK(choose_degrees(forward, backward, 0, false) == Degrees{3, 3});
-  CHECK(choose_degrees(forward, backward, 0.01, false) == Degrees{2, 3});
-  CHECK(choose_degrees(forward, backward, 0.04, false) == Degrees{2, 1});
-  CHECK(choose_degrees(forward, backward, 0.01, true) == Degrees{3, 3});
-  CHECK(choose_degrees(forward, backward, 0.04, true) == Degrees{2, 2});
+  const DegreeRule fastest, one{.tolerance = 0.01}, four{.tolerance = 0.04};
+  CHECK(choose_degrees(forward, backward, fastest) == Degrees{3, 3});
+  CHECK(choose_degrees(forward, backward, one) == Degrees{2, 3});
+  CHECK(choose_degrees(forward, backward, four) == Degrees{2, 1});
+  CHECK(choose_degrees(forward, backward, {.equal = true, .tolerance = 0.01}) == Degrees{3, 3});
+  CHECK(choose_degrees(forward, backward, {.equal = true, .tolerance = 0.04}) == Degrees{2, 2});
   // As few chunks either way: the faster.
-  CHECK(choose_degrees(times(4, 2, 3), times(4, 3, 3), 0.25, false) == Degrees{2, 1});
-  CHECK(choose_degrees(times(4, 3, 3), times(4, 2, 3), 0.25, false) == Degrees{1, 2});
+  const DegreeRule quarter{.tolerance = 0.25};
+  CHECK(choose_degrees(times(4, 2, 3), times(4, 3, 3), quarter) == Degrees{2, 1});
+  CHECK(choose_degrees(times(4, 3, 3), times(4, 2, 3), quarter) == Degrees{1, 2});
   // Among equals the fewest.
-  CHECK(choose_degrees(times(1, 1, 1), times(1, 1, 1), 0, false) == Degrees{1, 1});
-  CHECK(choose_degrees(times(1, 1, 1), times(1, 1, 1), 0, true) == Degrees{1, 1});
+  CHECK(choose_degrees(times(1, 1, 1), times(1, 1, 1), fastest) == Degrees{1, 1});
+  CHECK(choose_degrees(times(1, 1, 1), times(1, 1, 1), {.equal = true}) == Degrees{1, 1});
+}
+
+TEST_CASE("unequal degrees are chosen where they gain enough", "[models][degree]") {
+  const std::vector<TimedDegrees> candidates{
+      {{1, 1}, Seconds{10}}, {{2, 2}, Seconds{9}}, {{2, 1}, Seconds{8.8}}};
+  CHECK(choose_degrees(candidates, {}) == Degrees{2, 1});
+  CHECK(choose_degrees(candidates, {.unequal_gain = 0.02}) == Degrees{2, 1});
+  CHECK(choose_degrees(candidates, {.unequal_gain = 0.03}) == Degrees{2, 2});
+  // As far from the equal ones that would be chosen, not from the fastest equal ones.
+  CHECK(choose_degrees(candidates, {.tolerance = 0.2, .unequal_gain = 0.03}) == Degrees{1, 1});
+  CHECK(choose_degrees(candidates, {.equal = true}) == Degrees{2, 2});
 }

@@ -203,10 +203,10 @@ TEST_CASE("a plan takes the fewest chunks among times that the profile does not 
     MoeLayer layer = random_layer(random, 64);
     layer.dtype = Dtype::Fp32;
     const std::string schedule_name = i % 2 == 0 ? "pipemoe" : "pipemoe-deferred";
-    cluster.equal_degrees = i % 3 == 0;
-    cluster.degree_tolerance = 0;
+    cluster.degrees.equal = i % 3 == 0;
+    cluster.degrees.tolerance = 0;
     const Plan fastest = make_plan(layer, cluster, 8, schedule_name);
-    cluster.degree_tolerance = 0.02;
+    cluster.degrees.tolerance = 0.02;
     const Plan plan = make_plan(layer, cluster, 8, schedule_name);
     REQUIRE(plan.iteration() <= 1.02 * (1 + 1e-12) * fastest.iteration());
     const auto chunks = [](const Plan& of) {
@@ -230,9 +230,9 @@ TEST_CASE("a plan keeps to one degree where the profile wants it", "[models][pla
     MoeLayer layer = random_layer(random, 64);
     layer.dtype = Dtype::Fp32;  // the fit that the authors have
     for (const std::string schedule_name : {"pipemoe", "pipemoe-deferred"}) {
-      cluster.equal_degrees = false;
+      cluster.degrees.equal = false;
       const Plan free = make_plan(layer, cluster, 8, schedule_name);
-      cluster.equal_degrees = true;
+      cluster.degrees.equal = true;
       const Plan kept = make_plan(layer, cluster, 8, schedule_name);
       unequal += free.forward.choice.degree != free.backward.choice.degree;
       REQUIRE(kept.forward.choice.degree == kept.backward.choice.degree);
