@@ -78,6 +78,7 @@ struct CalibrationRow {
 struct ContentionRow {
   std::string layer;
   ExpertSizes sizes;
+  Pass pass = Pass::Forward;  ///< or Backward: both gradients
   std::int64_t degree = 1;
   int rank = 0;
   Bytes in_flight;  ///< a rank's, of the exchange beside which experts ran

@@ -108,11 +108,12 @@ struct SlowdownPoints {
 };
 
 std::vector<ExpertOverlap> overlap_by_experts(const CalibrationPoints& points, int ranks) {
-  std::vector<std::pair<ExpertSizes, SlowdownPoints>> by_sizes;
+  std::vector<std::pair<ContentionRow, SlowdownPoints>> by_experts;
   for (const ContentionRow& row : points.contention) {
-    auto found = std::find_if(by_sizes.begin(), by_sizes.end(),
-                              [&](const auto& one) { return one.first == row.sizes; });
-    if (found == by_sizes.end()) found = by_sizes.insert(found, {row.sizes, {}});
+    auto found = std::find_if(by_experts.begin(), by_experts.end(), [&](const auto& one) {
+      return one.first.sizes == row.sizes && one.first.pass == row.pass;
+    });
+    if (found == by_experts.end()) found = by_experts.insert(found, {row, {}});
     found->second.add(row);
   }
   const auto by_bytes = [&](const std::vector<SlowdownPoint>& of) {
@@ -120,9 +121,9 @@ std::vector<ExpertOverlap> overlap_by_experts(const CalibrationPoints& points, i
                              spread(of) > kUncertain ? of.size() : static_cast<std::size_t>(ranks));
   };
   std::vector<ExpertOverlap> experts;
-  for (const auto& [sizes, of] : by_sizes) {
+  for (const auto& [row, of] : by_experts) {
     if (!of.complete()) continue;
-    experts.push_back({sizes, by_bytes(of.compute), by_bytes(of.communication)});
+    experts.push_back({row.sizes, by_bytes(of.compute), by_bytes(of.communication), row.pass});
   }
   return experts;
 }

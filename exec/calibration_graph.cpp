@@ -1,6 +1,5 @@
 #include "exec/calibration_graph.hpp"
 
-#include <optional>
 #include <utility>
 #include <vector>
 
@@ -18,16 +17,21 @@ class Chain {
 
   void then(Task task) {
     const TaskId id = builder_->append(std::move(task));
-    if (last_) builder_->depend(*last_, id);
-    last_ = id;
+    for (const TaskId before : last_) builder_->depend(before, id);
+    last_ = {id};
   }
   void then(std::vector<Task> tasks) {
     for (Task& task : tasks) then(std::move(task));
   }
+  // What comes next of either waits for the last of both.
+  friend void join(Chain& a, Chain& b) {
+    a.last_.insert(a.last_.end(), b.last_.begin(), b.last_.end());
+    b.last_ = a.last_;
+  }
 
  private:
   TaskGraphBuilder* builder_;
-  std::optional<TaskId> last_;
+  std::vector<TaskId> last_;
 };
 
 // The tasks of all chunks of one kind.
@@ -60,9 +64,12 @@ class Chunks {
   std::vector<std::int64_t> rows_;
 };
 
-void dispatch_all(Chain& chain, const Chunks& chunks) {
+// Before experts stand beside exchanges: rows to compute on, and gradients to exchange.
+void begin_both(Chain& chain, const Chunks& chunks) {
   chain.then(chunks.tasks.gate(Phase::Forward));
   chain.then(chunks.tasks.permute(Phase::Forward));
+  chain.then(chunks.tasks.unpermute(Phase::Forward));
+  chain.then(chunks.tasks.unpermute(Phase::Backward));
   chain.then(chunks.exchanges(Purpose::Dispatch, Phase::Forward));
 }
 
@@ -130,10 +137,14 @@ TaskGraph experts_under_exchanges(const MoeLayer& layer, std::int64_t num_ranks,
   const Chunks chunks(layer, num_ranks, degree);
   TaskGraphBuilder builder("experts-under-exchanges", num_ranks);
   Chain computations(builder);
-  dispatch_all(computations, chunks);
+  begin_both(computations, chunks);
   Chain exchanges = computations;
   computations.then(chunks.experts(Pass::Forward));
   exchanges.then(chunks.exchanges(Purpose::Combine, Phase::Backward));
+  join(computations, exchanges);
+  computations.then(chunks.experts(Pass::InputGradient));
+  computations.then(chunks.experts(Pass::WeightGradient));
+  exchanges.then(chunks.exchanges(Purpose::Combine, Phase::Forward));
   return std::move(builder).build();
 }
 
@@ -142,9 +153,12 @@ TaskGraph experts_then_exchanges(const MoeLayer& layer, std::int64_t num_ranks,
   const Chunks chunks(layer, num_ranks, degree);
   TaskGraphBuilder builder("experts-then-exchanges", num_ranks);
   Chain chain(builder);
-  dispatch_all(chain, chunks);
+  begin_both(chain, chunks);
   chain.then(chunks.experts(Pass::Forward));
   chain.then(chunks.exchanges(Purpose::Combine, Phase::Backward));
+  chain.then(chunks.experts(Pass::InputGradient));
+  chain.then(chunks.experts(Pass::WeightGradient));
+  chain.then(chunks.exchanges(Purpose::Combine, Phase::Forward));
   return std::move(builder).build();
 }
 

@@ -21,14 +21,14 @@ TaskGraph grouped_chunks(const MoeLayer& layer, std::int64_t num_ranks, std::int
 TaskGraph computations_only(const MoeLayer& layer, std::int64_t num_ranks, std::int64_t degree);
 
 /// Behind all dispatches, one behind another, forward experts of each chunk on the compute stream
-/// beside exchanges of the backward phase, on buffers of their own. These follow each other, so
-/// that they begin at any time of an expert: when both were given together, slowdowns jumped from
-/// degree to degree.
+/// beside the backward phase's combines; behind both, both gradients beside the forward phase's.
+/// Nothing reads what is being written. Exchanges follow each other, so that they begin at any time
+/// of an expert: when both were given together, slowdowns jumped from degree to degree.
 TaskGraph experts_under_exchanges(const MoeLayer& layer, std::int64_t num_ranks,
                                   std::int64_t degree);
 
-/// The same tasks of which no two overlap: the exchanges follow the experts. Near a GPU's power
-/// limit an expert is as fast as what came before lets it be.
+/// The same tasks of which no two overlap: exchanges follow the experts that they stand beside
+/// there. Near a GPU's power limit an expert is as fast as what came before lets it be.
 TaskGraph experts_then_exchanges(const MoeLayer& layer, std::int64_t num_ranks,
                                  std::int64_t degree);
 

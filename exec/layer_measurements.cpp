@@ -44,7 +44,6 @@ std::vector<std::int64_t> overlap_degrees(const MoeLayer& layer, const Calibrate
   }
   std::erase_if(
       usable, [&](std::int64_t degree) { return degree > std::max(kMostBeside, *usable.begin()); });
-  if (usable.size() > 1) usable.erase(usable.begin());  // one chunk has no other beside it
   return {usable.begin(), usable.end()};
 }
 
@@ -84,7 +83,7 @@ LayerMeasurements measure_layer(const MoeLayer& layer, const CalibrationTools& t
     by_themselves.push_back({degree, grouped_chunks(layer, ranks, degree)});
   }
   if (tools.gives_ahead) {
-    const std::int64_t few = overlapped.front();
+    const std::int64_t few = overlapped[std::min<std::size_t>(1, overlapped.size() - 1)];
     by_themselves.push_back({few, serial_chunks(layer, ranks, few)});
     by_themselves.push_back({few, computations_only(layer, ranks, few)});
   }

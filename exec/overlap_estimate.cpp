@@ -13,11 +13,16 @@ namespace {
 /// Of the time of a stream: less tells nothing.
 constexpr double kLeastMet = 1.0 / 64;
 
-// In an experts_under_exchanges graph, or experts_then_exchanges: not what comes before.
-bool is_exchange_beside(const Task& task) {
-  return is_exchange(task) && task.phase == Phase::Backward;
+// In an experts_under_exchanges graph, or experts_then_exchanges: of those experts, and of the
+// exchanges beside them.
+bool is_expert(const Task& task, Pass pass) {
+  const auto* expert = std::get_if<ExpertFfn>(&task.operation);
+  return expert != nullptr && (expert->pass == Pass::Forward) == (pass == Pass::Forward);
 }
-bool is_expert(const Task& task) { return std::holds_alternative<ExpertFfn>(task.operation); }
+bool is_beside(const Task& task, Pass pass) {
+  return task.key().operation == OperationKind::Combine &&
+         (task.phase == Phase::Backward) == (pass == Pass::Forward);
+}
 
 template <class Which>
 std::vector<TaskTimes> tasks_of(const TaskGraph& graph, const std::vector<TaskTimes>& iteration,
@@ -70,22 +75,25 @@ Bytes largest_exchange(const TaskGraph& graph) {
   return largest;
 }
 
-Contention contention(const LayerMeasurements::Overlap& overlap) {
-  const TaskGraph& alone = overlap.alone.graph;
-  const TaskGraph& beside = overlap.beside.graph;
+Contention contention(const LayerMeasurements::Overlap& overlap, Pass pass) {
+  const auto expert = [&](const Task& task) { return is_expert(task, pass); };
+  const auto exchange = [&](const Task& task) { return is_beside(task, pass); };
+  const auto tasks_beside = [&](const auto& iteration, auto which) {
+    return tasks_of(overlap.beside.graph, iteration, which);
+  };
   const Seconds both = median_of(overlap.beside, [&](const auto& iteration) {
-    return both_busy(tasks_of(beside, iteration, is_expert),
-                     tasks_of(beside, iteration, is_exchange_beside));
+    return both_busy(tasks_beside(iteration, expert), tasks_beside(iteration, exchange));
   });
   const auto times = [&](auto which) {
-    return StreamTimes{
-        median_of(overlap.alone,
-                  [&](const auto& iteration) { return total(tasks_of(alone, iteration, which)); }),
-        median_of(overlap.beside,
-                  [&](const auto& iteration) { return total(tasks_of(beside, iteration, which)); }),
-        both};
+    const Seconds alone = median_of(overlap.alone, [&](const auto& iteration) {
+      return total(tasks_of(overlap.alone.graph, iteration, which));
+    });
+    const Seconds beside = median_of(overlap.beside, [&](const auto& iteration) {
+      return total(tasks_beside(iteration, which));
+    });
+    return StreamTimes{alone, beside, both};
   };
-  return {slowdown(times(is_expert)), slowdown(times(is_exchange_beside))};
+  return {slowdown(times(expert)), slowdown(times(exchange))};
 }
 
 double spread(const std::vector<SlowdownPoint>& points) {

@@ -28,12 +28,12 @@ Seconds both_busy(const std::vector<TaskTimes>& a, const std::vector<TaskTimes>&
 /// A rank's bytes.
 Bytes largest_exchange(const TaskGraph& graph);
 
-/// How much experts and the exchanges beside them slowed each other on this rank: what medians of
-/// iterations say. Null where they did not meet.
+/// How much experts (forward, or Backward: both gradients) and the exchanges beside them slowed
+/// each other on this rank: what medians of iterations say. Null where they did not meet.
 struct Contention {
   std::optional<double> compute, communication;
 };
-Contention contention(const LayerMeasurements::Overlap& overlap);
+Contention contention(const LayerMeasurements::Overlap& overlap, Pass pass);
 
 struct SlowdownPoint {
   Bytes in_flight;

@@ -43,10 +43,11 @@ std::string cell(const std::optional<double>& value) {
 }  // namespace
 
 std::string to_csv(const std::vector<exec::ContentionRow>& rows) {
-  std::string text = "layer,degree,rank,in_flight_bytes,compute_slowdown,communication_slowdown\n";
+  std::string text =
+      "layer,pass,degree,rank,in_flight_bytes,compute_slowdown,communication_slowdown\n";
   for (const exec::ContentionRow& row : rows) {
-    text += fmt::format("{},{},{},{},{},{}\n", row.layer, row.degree, row.rank, row.in_flight.count,
-                        cell(row.compute), cell(row.communication));
+    text += fmt::format("{},{},{},{},{},{},{}\n", row.layer, to_string(row.pass), row.degree,
+                        row.rank, row.in_flight.count, cell(row.compute), cell(row.communication));
   }
   return text;
 }

@@ -157,28 +157,40 @@ Slowdown read_slowdown(ConfigTable& table, const std::string& key) {
   }
 }
 
-// Adds what `read` makes of each table of the list, unless one of these experts is there already.
-template <class One, class Read>
-void read_by_experts(ConfigTable& parent, const std::string& list, std::vector<One>& all,
-                     Read read) {
+// Adds what `read` makes of each table of the list, unless one for the same is there already.
+template <class One, class Read, class Same>
+void read_by_experts(ConfigTable& parent, const std::string& list, std::vector<One>& all, Read read,
+                     Same same) {
   if (!parent.has(list)) return;
   for (ConfigTable& table : parent.tables(list)) {
-    const ExpertSizes sizes = read_sizes(table);
+    One one = read(read_sizes(table), table);
     for (const One& other : all) {
-      if (other.sizes == sizes) table.fail("model_dim", "of these experts stands twice");
+      if (same(one, other)) table.fail("model_dim", "of these experts stands twice");
     }
-    all.push_back(read(sizes, table));
+    all.push_back(std::move(one));
     table.finish();
   }
+}
+
+// Absent: of all passes.
+std::optional<Pass> read_phase(ConfigTable& table) {
+  if (!table.has("pass")) return std::nullopt;
+  const Pass pass = read_word(table, "pass", table.text("pass"), pass_from);
+  if (pass != Pass::Forward && pass != Pass::Backward) {
+    table.fail("pass", "must be forward or backward");
+  }
+  return pass;
 }
 
 void read_fits(ConfigTable table, Cluster& cluster) {
   read_fits_by_ranks(table, "all_to_all", cluster.all_to_all);
   read_fits_by_ranks(table, "all_to_all_queued", cluster.all_to_all_queued);
-  read_by_experts(table, "all_to_all_in_layers", cluster.all_to_all_in_layers,
-                  [](const ExpertSizes& sizes, ConfigTable& layers) {
-                    return ExchangesInLayers{sizes, read_slowdown(layers, "slowdown")};
-                  });
+  read_by_experts(
+      table, "all_to_all_in_layers", cluster.all_to_all_in_layers,
+      [](const ExpertSizes& sizes, ConfigTable& layers) {
+        return ExchangesInLayers{sizes, read_slowdown(layers, "slowdown")};
+      },
+      [](const auto& a, const auto& b) { return a.sizes == b.sizes; });
   if (table.has("gemm")) {
     ConfigTable by_dtype = table.table("gemm");
     for (const std::string& key : by_dtype.keys()) {
@@ -226,11 +238,15 @@ void read_overlap(ConfigTable& root, Cluster& cluster) {
   ConfigTable table = root.table("overlap");
   cluster.overlap = Overlap{read_slowdown(table, "compute_slowdown"),
                             read_slowdown(table, "communication_slowdown"), table.text("source")};
-  read_by_experts(table, "expert", cluster.overlap->experts,
-                  [](const ExpertSizes& sizes, ConfigTable& expert) {
-                    return ExpertOverlap{sizes, read_slowdown(expert, "compute_slowdown"),
-                                         read_slowdown(expert, "communication_slowdown")};
-                  });
+  read_by_experts(
+      table, "expert", cluster.overlap->experts,
+      [](const ExpertSizes& sizes, ConfigTable& expert) {
+        return ExpertOverlap{sizes, read_slowdown(expert, "compute_slowdown"),
+                             read_slowdown(expert, "communication_slowdown"), read_phase(expert)};
+      },
+      [](const ExpertOverlap& a, const ExpertOverlap& b) {
+        return a.sizes == b.sizes && (a.pass == b.pass || !a.pass || !b.pass);
+      });
   table.finish();
 }
 
@@ -373,7 +389,8 @@ std::string overlap_toml(const Cluster& cluster) {
   std::string text =
       "\n[overlap]\n" + slowdowns_toml(*cluster.overlap) + line("source", cluster.overlap->source);
   for (const ExpertOverlap& expert : cluster.overlap->experts) {
-    text += "\n[[overlap.expert]]\n" + sizes_toml(expert.sizes) + slowdowns_toml(expert);
+    text += "\n[[overlap.expert]]\n" + sizes_toml(expert.sizes) +
+            (expert.pass ? line("pass", to_string(*expert.pass)) : "") + slowdowns_toml(expert);
   }
   return text;
 }

@@ -177,7 +177,7 @@ Slowdowns CostModel::slowdowns(const Task& compute, Bytes in_flight) const {
   const auto* expert = std::get_if<ExpertFfn>(&compute.operation);
   const bool looks = expert != nullptr && !overlap.experts.empty();
   const ExpertOverlap* own =
-      looks ? overlap.of(expert_sizes(expert->pass, expert->gemms)) : nullptr;
+      looks ? overlap.of(expert_sizes(expert->pass, expert->gemms), expert->pass) : nullptr;
   const auto at = [&](const auto& of) {
     return Slowdowns{of.compute.at(in_flight), of.communication.at(in_flight)};
   };

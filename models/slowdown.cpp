@@ -38,9 +38,14 @@ double Slowdown::at(Bytes in_flight) const {
   return std::lerp(low, high, std::log(bytes / from) / std::log(to / from));
 }
 
-const ExpertOverlap* Overlap::of(const ExpertSizes& sizes) const {
+bool ExpertOverlap::is_of(const ExpertSizes& experts, Pass computed) const {
+  const bool forward = computed == Pass::Forward;
+  return sizes == experts && (!pass || (*pass == Pass::Forward) == forward);
+}
+
+const ExpertOverlap* Overlap::of(const ExpertSizes& sizes, Pass pass) const {
   const auto found = std::find_if(experts.begin(), experts.end(),
-                                  [&](const ExpertOverlap& one) { return one.sizes == sizes; });
+                                  [&](const ExpertOverlap& one) { return one.is_of(sizes, pass); });
   return found == experts.end() ? nullptr : &*found;
 }
 

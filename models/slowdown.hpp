@@ -1,6 +1,7 @@
 // By how much tasks slow each other, as a function of how much is in flight.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -38,6 +39,10 @@ struct ExpertOverlap {
   ExpertSizes sizes;
   Slowdown compute;
   Slowdown communication;
+  /// Forward, or Backward, which is either gradient too; absent: all.
+  std::optional<Pass> pass = std::nullopt;
+
+  bool is_of(const ExpertSizes& experts, Pass computed) const;
   bool operator==(const ExpertOverlap&) const = default;
 };
 
@@ -62,8 +67,8 @@ struct Overlap {
   /// for more of its memory traffic than large ones do.
   std::vector<ExpertOverlap> experts = {};
 
-  /// Null: none of these sizes.
-  const ExpertOverlap* of(const ExpertSizes& sizes) const;
+  /// Null: none of these experts.
+  const ExpertOverlap* of(const ExpertSizes& sizes, Pass pass) const;
   bool operator==(const Overlap&) const = default;
 };
 

@@ -87,20 +87,24 @@ LayerMeasurements::Overlap overlap_of_ones() {
   return overlap;
 }
 
-// Two experts one behind another from 10 on, each so long, and two exchanges, each so long, beside
-// them, or after them, where they do not meet.
+// From 10 on, forward experts one behind another, each so long, and the exchanges beside them, each
+// so long, together or, where they do not meet, far apart; from 1000 on the same of gradients,
+// which take three times as long as forward experts, beside exchanges that take as long as the
+// others.
 void add_iteration(LayerMeasurements::Overlap& overlap, double expert, double exchange, bool meet) {
   auto& tasks = overlap.beside.measured.iterations.emplace_back();
-  double computed = 10, exchanged = meet ? 10 : 100;
+  double forward = 10, gradients = 1000;
+  double beside_forward = meet ? 10 : 100, beside_gradients = meet ? 1000 : 2000;
   const auto next = [](double& time, double duration) {
     time += duration;
     return TaskTimes{Seconds{time - duration}, Seconds{time}};
   };
   for (const Task& task : overlap.beside.graph.tasks()) {
+    const bool backward = task.phase == Phase::Backward;
     if (std::holds_alternative<ExpertFfn>(task.operation)) {
-      tasks.push_back(next(computed, expert));
-    } else if (task.phase == Phase::Backward) {
-      tasks.push_back(next(exchanged, exchange));
+      tasks.push_back(backward ? next(gradients, 3 * expert) : next(forward, expert));
+    } else if (task.key().operation == OperationKind::Combine) {
+      tasks.push_back(next(backward ? beside_forward : beside_gradients, exchange));
     } else {
       tasks.push_back({Seconds{0}, Seconds{5}});  // what comes before does not count
     }
@@ -113,25 +117,39 @@ TEST_CASE("contention is what experts and exchanges beside each other take longe
           "[exec][calibrate]") {
   auto together = overlap_of_ones();
   add_iteration(together, 2, 2, true);
-  CHECK(*contention(together).compute == Approx(2));
-  CHECK(*contention(together).communication == Approx(2));
+  CHECK(*contention(together, Pass::Forward).compute == Approx(2));
+  CHECK(*contention(together, Pass::Forward).communication == Approx(2));
 
   auto apart = overlap_of_ones();
   add_iteration(apart, 1, 1, false);
-  CHECK_FALSE(contention(apart).compute.has_value());
-  CHECK_FALSE(contention(apart).communication.has_value());
+  for (const Pass pass : {Pass::Forward, Pass::Backward}) {
+    CHECK_FALSE(contention(apart, pass).compute.has_value());
+    CHECK_FALSE(contention(apart, pass).communication.has_value());
+  }
 
   // Experts take 1.5 each, all of it beside exchanges of 2: these are alone for 1 of their 4.
   auto longer = overlap_of_ones();
   add_iteration(longer, 1.5, 2, true);
-  CHECK(*contention(longer).compute == Approx(1.5));
-  CHECK(*contention(longer).communication == Approx(3));
+  CHECK(*contention(longer, Pass::Forward).compute == Approx(1.5));
+  CHECK(*contention(longer, Pass::Forward).communication == Approx(3));
   CHECK(largest_exchange(longer.beside.graph).count == 512 * 2 * 64 * 4 / 2);
+}
+
+TEST_CASE("contention of both gradients is a number of its own", "[exec][calibrate]") {
+  // Of 12 that gradients take, 4 stand beside exchanges; alone they take 4: no slowdown says so.
+  auto overlap = overlap_of_ones();
+  add_iteration(overlap, 1, 2, true);
+  CHECK_FALSE(contention(overlap, Pass::Backward).compute.has_value());
+  CHECK(*contention(overlap, Pass::Backward).communication == Approx(2));
+  // Of 6 all stand beside exchanges of 10.
+  auto longer = overlap_of_ones();
+  add_iteration(longer, 0.5, 5, true);
+  CHECK(*contention(longer, Pass::Backward).compute == Approx(1.5));
 }
 
 TEST_CASE("one iteration that was disturbed does not change contention", "[exec][calibrate]") {
   auto overlap = overlap_of_ones();
   for (int i = 0; i < 4; ++i) add_iteration(overlap, 2, 2, true);
   add_iteration(overlap, 20, 2, true);
-  CHECK(*contention(overlap).compute == Approx(2));
+  CHECK(*contention(overlap, Pass::Forward).compute == Approx(2));
 }

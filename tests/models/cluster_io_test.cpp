@@ -36,6 +36,7 @@ class Draw {
     for (auto count = made.overlap ? integer(0, 3) : 0; count > 0; --count) {
       const ExpertSizes sizes{integer(1, 64), count, integer(1, 4096)};  // no two alike
       made.overlap->experts.push_back({sizes, slowdown(), slowdown()});
+      if (chance()) made.overlap->experts.back().pass = chance() ? Pass::Forward : Pass::Backward;
     }
     for (auto count = integer(0, 3); count > 0; --count) {
       made.all_to_all[integer(1, 512)] = fit<Bytes>();
@@ -266,11 +267,41 @@ TEST_CASE("an overlap may be of experts of their sizes", "[models][cluster][io]"
         .overlap.value();
   };
   const Overlap overlap = read_experts(expert);
-  REQUIRE(overlap.of({2, 8, 16}) != nullptr);
-  CHECK(*overlap.of({2, 8, 16}) == ExpertOverlap{{2, 8, 16}, 1.5, 2});
-  CHECK(overlap.of({2, 8, 17}) == nullptr);
+  for (const Pass pass : {Pass::Forward, Pass::WeightGradient}) {
+    REQUIRE(overlap.of({2, 8, 16}, pass) != nullptr);
+    CHECK(*overlap.of({2, 8, 16}, pass) == ExpertOverlap{{2, 8, 16}, 1.5, 2});
+  }
+  CHECK(overlap.of({2, 8, 17}, Pass::Forward) == nullptr);
   CHECK_THROWS_WITH(read_experts(expert + expert), Contains("stands twice"));
   CHECK_THROWS_WITH(read_experts(expert + "typo = 1\n"), Contains("typo is an unknown key"));
+}
+
+TEST_CASE("an overlap may be of experts of one pass", "[models][cluster][io]") {
+  const auto expert = [](const std::string& pass) {
+    return "[[overlap.expert]]\nexperts_per_rank = 2\nmodel_dim = 8\nhidden_dim = 16\n" + pass +
+           "compute_slowdown = 1.5\ncommunication_slowdown = 2\n";
+  };
+  const std::string forward = expert("pass = 'forward'\n"),
+                    backward = expert("pass = 'backward'\n");
+  const auto read_experts = [](const std::string& experts) {
+    return read(std::string(kFirst) +
+                "[overlap]\ncompute_slowdown = 1\ncommunication_slowdown = 1\nsource = 's'\n" +
+                experts)
+        .overlap.value();
+  };
+  const Overlap one = read_experts(forward);
+  CHECK(one.of({2, 8, 16}, Pass::Forward) != nullptr);
+  CHECK(one.of({2, 8, 16}, Pass::InputGradient) == nullptr);
+  const Overlap both = read_experts(forward + backward);
+  CHECK(both.of({2, 8, 16}, Pass::Forward)->pass == Pass::Forward);
+  for (const Pass pass : {Pass::Backward, Pass::InputGradient, Pass::WeightGradient}) {
+    CHECK(both.of({2, 8, 16}, pass)->pass == Pass::Backward);
+  }
+  CHECK_THROWS_WITH(read_experts(forward + forward), Contains("stands twice"));
+  CHECK_THROWS_WITH(read_experts(forward + expert("")), Contains("stands twice"));
+  CHECK_THROWS_WITH(read_experts(expert("pass = 'input_gradient'\n")),
+                    Contains("pass must be forward or backward"));
+  CHECK_THROWS_WITH(read_experts(expert("pass = 'sideways'\n")), Contains("pass"));
 }
 
 TEST_CASE("exchanges may take longer in layers of their sizes", "[models][cluster][io]") {
