@@ -123,8 +123,8 @@ def shape_lines(layer: Layer, width: float) -> list[str]:
 
 def outcome_words(layer: Layer) -> str:
     if layer.predicted_best == layer.measured_best:
-        return f"best {label(layer.measured_best)}, as predicted"
-    return (f"best {label(layer.measured_best)}, predicted {label(layer.predicted_best)}: "
+        return f"best {label(layer.measured_best)}, as chosen"
+    return (f"best {label(layer.measured_best)}, chosen {label(layer.predicted_best)}: "
             f"+{tenths(layer.regret)}")
 
 
@@ -256,7 +256,7 @@ def draw_panel_legend(page: Page, validation: Validation) -> None:
                markeredgewidth=0.8, color=style.INK, linestyle="none"),
         Line2D([], [], label="measured best", **MEASURED_BEST),
         Line2D([], [], label="predicted (colour: regime)", **predicted_look(0)),
-        Line2D([], [], label="predicted best", **predicted_best_look(0)),
+        Line2D([], [], label="chosen", **predicted_best_look(0)),
         Line2D([], [], label="closed form", **CLOSED_FORM)])
     if has_limits(validation):
         page.legend(LEGEND_ROW, [

@@ -64,8 +64,8 @@ class Layer:
     predicted_best: Degrees
     measured_best: Degrees
     # What a degree costs over the measured best one, as a share of that one's time.
-    regret: float  # of the predicted best
-    regret_closed_form: float  # of the closed form's best
+    regret: float  # of the chosen
+    regret_closed_form: float  # of the closed form's choice
     regret_degree_1: float
 
     def limit(self) -> float | None:

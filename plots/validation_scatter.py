@@ -143,8 +143,8 @@ def draw_regrets(table: Table, layers: list[Layer]) -> None:
     table.row("what a degree costs over the best", ["mean", "largest", "within 1 %"],
               color=style.QUIET)
     table.rule()
-    table.row("predicted best", regret_cells([layer.regret for layer in layers]))
-    table.row("closed form's best", regret_cells([layer.regret_closed_form for layer in layers]))
+    table.row("chosen", regret_cells([layer.regret for layer in layers]))
+    table.row("closed form's choice", regret_cells([layer.regret_closed_form for layer in layers]))
     table.row("always 1", regret_cells([layer.regret_degree_1 for layer in layers]))
 
 
@@ -158,9 +158,9 @@ def draw_choices(table: Table, choices: list[Choice]) -> None:
     table.row("what regime and degree cost over the best", ["mean", "largest", "within 1 %"],
               color=style.QUIET)
     table.rule()
-    table.row("predicted best", choice_cells([choice.regret for choice in choices]))
-    table.row("closed form's best", choice_cells([choice.regret_closed_form
-                                                  for choice in choices]))
+    table.row("chosen", choice_cells([choice.regret for choice in choices]))
+    table.row("closed form's choice",
+              choice_cells([choice.regret_closed_form for choice in choices]))
     table.y += TEXT_GAP * 72
 
 

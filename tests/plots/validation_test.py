@@ -72,8 +72,8 @@ class PictureTest(ValidationTest):
         found, _ = self.draw_texts()
         self.assertEqual(found.count("pipeline degree"), 3)
         self.assertEqual(found.count("T 1024, M 256, H 512, E 4, top-2"), 3)
-        for text in ("slow-link-0", "best 2, as predicted", "best 2, predicted 4: +25.0 %",
-                     "best 1, predicted 2: +6.7 %"):
+        for text in ("slow-link-0", "best 2, as chosen", "best 2, chosen 4: +25.0 %",
+                     "best 1, chosen 2: +6.7 %"):
             self.assertIn(text, found)
 
     def test_regimes_share_a_list_of_layers(self):
@@ -97,8 +97,8 @@ class PictureTest(ValidationTest):
         found, text = self.draw_texts()
         self.assertIn("12 makespans of 2 layers in 2 regimes,", text)
         self.assertEqual((found.count("a"), found.count("b")), (2, 2))
-        self.assertEqual(found.count("best 2, as predicted"), 2)
-        self.assertEqual(found.count("best 2, predicted 4: +25.0 %"), 2)
+        self.assertEqual(found.count("best 2, as chosen"), 2)
+        self.assertEqual(found.count("best 2, chosen 4: +25.0 %"), 2)
 
     def test_limits_are_lines_in_panels(self):
         self.assertEqual(self.drawn_levels(), [18.0, 7.0, 1.2])
@@ -115,8 +115,8 @@ class PictureTest(ValidationTest):
         start = found.index("what regime and degree cost over the best")
         self.assertEqual(found[start:start + 12], [
             "what regime and degree cost over the best", "mean", "largest", "within 1 %",
-            "predicted best", "25.0 %", "25.0 %", "0 of 2",
-            "closed form's best", "12.5 %", "25.0 %", "1 of 2"])
+            "chosen", "25.0 %", "25.0 %", "0 of 2",
+            "closed form's choice", "12.5 %", "25.0 %", "1 of 2"])
 
     def test_results_without_choices_are_drawn(self):
         self.assertNotIn("regime and degree", self.draw_texts()[1])
@@ -141,9 +141,9 @@ class PictureTest(ValidationTest):
         for errors in (self.summary["all"], self.summary["regimes"]["slow-link"]):
             errors["points"] += 1
         found = self.draw_texts()[1]
-        self.assertIn("best 4/2, as predicted", found)
+        self.assertIn("best 4/2, as chosen", found)
         self.assertIn("4/2", found)  # on the axis
-        self.assertIn("best 2, predicted 4: +25.0 %", found)  # of the other regime
+        self.assertIn("best 2, chosen 4: +25.0 %", found)  # of the other regime
 
     def test_what_is_chosen_need_not_be_the_fastest_predicted(self):
         self.rows = [row | {"chosen": int(row["degree"] == 1), "closed_form_chosen": 0}
