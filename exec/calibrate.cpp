@@ -27,8 +27,8 @@ namespace {
 /// Layers are predicted 1 to 2 % off in the median (experiments/validation-gpu, -cpu), and are too
 /// fast with many chunks rather than with few.
 constexpr double kDegreeTolerance = 0.01;
-/// Unequal degrees take 0.7 % longer in the median than forward of the one and backward of the
-/// other take at equal degrees (56 pairs on two H200 and two H100: up to 5 %). Why was not found.
+/// Unequal degrees take 0.6 % longer in the median than forward of the one and backward of the
+/// other take at equal degrees (57 pairs on two H200 and two H100: up to 5 %). Why was not found.
 constexpr double kUnequalGain = 0.015;
 
 // In a layer's graph.
