@@ -198,6 +198,11 @@ void CudaBackend::check(const MoeLayer& layer, const CudaOptions& options, int n
   if (options.exchanges == DeviceExchanges::Elided && num_ranks > 1) {
     throw InputError(fmt::format("exchanges can be elided on one rank only, not on {}", num_ranks));
   }
+  if (options.exchange_ctas > 0 && multiprocessors_beside_exchanges(options) < 1) {
+    throw InputError(fmt::format("--exchange-ctas {} leaves none of the {} multiprocessors of {}",
+                                 options.exchange_ctas, cuda::current_device().multiprocessors,
+                                 cuda::current_device().name));
+  }
   if (options.exchanges == DeviceExchanges::NcclZeroCta) check_zero_cta();
   if (options.exchanges == DeviceExchanges::PeerCopy) check_peer_access(num_ranks);
   const char* equal_parts = options.exchanges == DeviceExchanges::NcclZeroCta ? "nccl-zero-cta"

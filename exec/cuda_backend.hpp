@@ -34,7 +34,7 @@ struct CudaOptions {
   bool tf32 = false;
   cuda::Search search = cuda::Search::Timed;  ///< Heuristic: the same bits from every backend
   std::optional<bool> packs = std::nullopt;   ///< as DeviceLayerShape::packs
-  /// Multiprocessors that an exchange of Nccl may take, which experts in chunks leave to it; 0:
+  /// Multiprocessors that an exchange of Nccl may take, which experts beside it leave to it; 0:
   /// NCCL takes what it likes, and experts leave none.
   int exchange_ctas = 0;
 };

@@ -110,10 +110,11 @@ ncclConfig_t with_ctas(int most) {
 class GroupedSendReceive final : public NcclCommunicator {
  public:
   GroupedSendReceive(ProcessGroup& group, int ctas)
-      : NcclCommunicator(group, with_ctas(ctas)), rank_(group.rank()) {}
+      : NcclCommunicator(group, with_ctas(ctas)), rank_(group.rank()), ctas_(ctas) {}
 
   std::string name() const override {
-    return fmt::format("NCCL {}, grouped send and receive", dotted(loaded_version()));
+    return fmt::format("NCCL {}, grouped send and receive{}", dotted(loaded_version()),
+                       ctas_ == 0 ? "" : fmt::format(", at most {} CTAs", ctas_));
   }
   bool keeps_own() const override { return true; }
   std::int64_t most_blocks() const override { return 1; }
@@ -164,6 +165,7 @@ class GroupedSendReceive final : public NcclCommunicator {
   }
 
   int rank_;
+  int ctas_;
 };
 
 #if NCCL_VERSION_CODE >= 22800

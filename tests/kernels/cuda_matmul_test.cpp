@@ -1,6 +1,7 @@
 // Products through cuBLASLt against float64, every epilogue that the library has.
 #include "kernels/cuda_matmul.hpp"
 
+#include <algorithm>
 #include <catch2/catch.hpp>
 
 #include "tests/kernels/cuda_support.hpp"
@@ -115,6 +116,21 @@ TEST_CASE("products of any transposition are right", "[cuda][matmul]") {
         REQUIRE(relative_error(operands.result(), operands.product()) <= tolerance(element));
       }
     }
+  }
+}
+
+TEST_CASE("products that leave multiprocessors to others are right", "[cuda][matmul]") {
+  const auto search = GENERATE(Search::Heuristic, Search::Timed);
+  const int some = std::max(1, current_device().multiprocessors - 16);
+  Matmuls matmuls(search);
+  std::mt19937_64 random(3);
+  for (const bool transpose_a : {false, true}) {
+    Matmul shape = shape_of(3, transpose_a, false, Element::Bf16);
+    shape.multiprocessors = some;
+    CAPTURE(shape.describe());
+    Operands operands(shape, random);
+    operands.run(matmuls);
+    REQUIRE(relative_error(operands.result(), operands.product()) <= tolerance(Element::Bf16));
   }
 }
 

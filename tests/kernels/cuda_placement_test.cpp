@@ -272,3 +272,26 @@ TEST_CASE("rows are moved where that costs less", "[cuda][placement]") {
   CHECK(order(512, 4096, 128, 1, 64) == ReceivedOrder::BySource);
   CHECK(order(511, 4096, 128, 1, 64) == ReceivedOrder::Packed);
 }
+
+TEST_CASE("products beside exchanges leave multiprocessors to them", "[cuda][placement]") {
+  DeviceLayerShape of = shape(false);
+  of.multiprocessors_beside_exchanges = 100;
+  const Group group{.experts = 2, .rows = 4, .stride = 10};
+  const auto multiprocessors = [&](std::int64_t forward, std::int64_t backward, bool defers) {
+    of.forward_degree = forward;
+    of.backward_degree = backward;
+    of.defers_weight_gradients = defers;
+    const ExpertProducts products(of, {});
+    const int rows = products.first(group).multiprocessors;
+    const int gradients = products.input_gradient(group).multiprocessors;
+    CHECK(products.second(group).multiprocessors == rows);
+    CHECK(products.hidden_gradient(group).multiprocessors == gradients);
+    const int weights = products.first_weight(group, false).multiprocessors;
+    CHECK(products.second_weight(group, false).multiprocessors == weights);
+    return std::vector{rows, gradients, weights};
+  };
+  CHECK(multiprocessors(1, 1, false) == std::vector{0, 0, 0});
+  CHECK(multiprocessors(2, 1, false) == std::vector{100, 0, 0});
+  CHECK(multiprocessors(1, 2, false) == std::vector{0, 100, 100});
+  CHECK(multiprocessors(1, 1, true) == std::vector{0, 0, 100});
+}
