@@ -1,5 +1,6 @@
 #include "exec/calibration_graph.hpp"
 
+#include <array>
 #include <utility>
 #include <vector>
 
@@ -64,13 +65,25 @@ class Chunks {
   std::vector<std::int64_t> rows_;
 };
 
-// Before experts stand beside exchanges: rows to compute on, and gradients to exchange.
-void begin_both(Chain& chain, const Chunks& chunks) {
-  chain.then(chunks.tasks.gate(Phase::Forward));
-  chain.then(chunks.tasks.permute(Phase::Forward));
-  chain.then(chunks.tasks.unpermute(Phase::Forward));
-  chain.then(chunks.tasks.unpermute(Phase::Backward));
-  chain.then(chunks.exchanges(Purpose::Dispatch, Phase::Forward));
+// Experts and the exchanges that stand beside them.
+struct Stage {
+  Pass pass;
+  Purpose purpose;
+  Phase phase;
+};
+/// No exchange writes what experts of its stage read, or sends what they write: forward experts
+/// write outputs, input gradients read what the combines of their phase brought, weight gradients
+/// also what dispatches brought.
+constexpr std::array kStages{Stage{Pass::Forward, Purpose::Combine, Phase::Backward},
+                             Stage{Pass::InputGradient, Purpose::Dispatch, Phase::Forward},
+                             Stage{Pass::WeightGradient, Purpose::Combine, Phase::Forward}};
+
+// Rows and gradients to exchange.
+void begin_stages(Chain& chain, const LayerTasks& tasks) {
+  chain.then(tasks.gate(Phase::Forward));
+  chain.then(tasks.permute(Phase::Forward));
+  chain.then(tasks.unpermute(Phase::Forward));
+  chain.then(tasks.unpermute(Phase::Backward));
 }
 
 enum class Exchanges { None, First };
@@ -137,14 +150,13 @@ TaskGraph experts_under_exchanges(const MoeLayer& layer, std::int64_t num_ranks,
   const Chunks chunks(layer, num_ranks, degree);
   TaskGraphBuilder builder("experts-under-exchanges", num_ranks);
   Chain computations(builder);
-  begin_both(computations, chunks);
+  begin_stages(computations, chunks.tasks);
   Chain exchanges = computations;
-  computations.then(chunks.experts(Pass::Forward));
-  exchanges.then(chunks.exchanges(Purpose::Combine, Phase::Backward));
-  join(computations, exchanges);
-  computations.then(chunks.experts(Pass::InputGradient));
-  computations.then(chunks.experts(Pass::WeightGradient));
-  exchanges.then(chunks.exchanges(Purpose::Combine, Phase::Forward));
+  for (const Stage& stage : kStages) {
+    computations.then(chunks.experts(stage.pass));
+    exchanges.then(chunks.exchanges(stage.purpose, stage.phase));
+    join(computations, exchanges);
+  }
   return std::move(builder).build();
 }
 
@@ -153,12 +165,11 @@ TaskGraph experts_then_exchanges(const MoeLayer& layer, std::int64_t num_ranks,
   const Chunks chunks(layer, num_ranks, degree);
   TaskGraphBuilder builder("experts-then-exchanges", num_ranks);
   Chain chain(builder);
-  begin_both(chain, chunks);
-  chain.then(chunks.experts(Pass::Forward));
-  chain.then(chunks.exchanges(Purpose::Combine, Phase::Backward));
-  chain.then(chunks.experts(Pass::InputGradient));
-  chain.then(chunks.experts(Pass::WeightGradient));
-  chain.then(chunks.exchanges(Purpose::Combine, Phase::Forward));
+  begin_stages(chain, chunks.tasks);
+  for (const Stage& stage : kStages) {
+    chain.then(chunks.experts(stage.pass));
+    chain.then(chunks.exchanges(stage.purpose, stage.phase));
+  }
   return std::move(builder).build();
 }
 

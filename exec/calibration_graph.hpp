@@ -20,15 +20,16 @@ TaskGraph grouped_chunks(const MoeLayer& layer, std::int64_t num_ranks, std::int
 /// The computations of grouped_chunks without any exchange.
 TaskGraph computations_only(const MoeLayer& layer, std::int64_t num_ranks, std::int64_t degree);
 
-/// Behind all dispatches, one behind another, forward experts of each chunk on the compute stream
-/// beside the backward phase's combines; behind both, both gradients beside the forward phase's.
-/// Nothing reads what is being written. Exchanges follow each other, so that they begin at any time
-/// of an expert: when both were given together, slowdowns jumped from degree to degree.
+/// Stages, each of which waits for the one before: forward experts on the compute stream beside the
+/// backward phase's combines, input gradients beside dispatches, weight gradients beside combines.
+/// Rows lie there from the iteration before; nothing that is read is being written. As in a layer,
+/// something is computed nearly all the time, which near a GPU's power limit decides how fast.
+/// Exchanges follow each other, so that they begin at any time of an expert: when both were given
+/// together, slowdowns jumped from degree to degree.
 TaskGraph experts_under_exchanges(const MoeLayer& layer, std::int64_t num_ranks,
                                   std::int64_t degree);
 
-/// The same tasks of which no two overlap: exchanges follow the experts that they stand beside
-/// there. Near a GPU's power limit an expert is as fast as what came before lets it be.
+/// The same tasks of which no two overlap: a stage's exchanges follow its experts.
 TaskGraph experts_then_exchanges(const MoeLayer& layer, std::int64_t num_ranks,
                                  std::int64_t degree);
 

@@ -20,8 +20,7 @@ bool is_expert(const Task& task, Pass pass) {
   return expert != nullptr && (expert->pass == Pass::Forward) == (pass == Pass::Forward);
 }
 bool is_beside(const Task& task, Pass pass) {
-  return task.key().operation == OperationKind::Combine &&
-         (task.phase == Phase::Backward) == (pass == Pass::Forward);
+  return is_exchange(task) && (task.phase == Phase::Backward) == (pass == Pass::Forward);
 }
 
 template <class Which>

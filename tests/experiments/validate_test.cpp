@@ -21,10 +21,11 @@ std::string validation(const std::string& more_regimes) {
          more_regimes;
 }
 
-Outcome run_validate(const TemporaryDirectory& folder, const std::string& text) {
+Outcome run_validate(const TemporaryDirectory& folder, const std::string& text,
+                     const std::string& options = "") {
   const std::string file = folder.file("validation.toml", text);
   return run_program(PIPEMOE_PROGRAM,
-                     "validate " + file + " --output " + folder.path("out").string());
+                     "validate " + file + " --output " + folder.path("out").string() + options);
 }
 
 std::size_t lines_of(const std::filesystem::path& path) {
@@ -52,6 +53,31 @@ TEST_CASE("validate chooses regime and degree, and measures them", "[program][va
        {"profile-slow.toml", "profile-fast.toml", "calibration-fast.csv", "contention-fast.csv"}) {
     CHECK(std::filesystem::exists(folder.path("out") / file));
   }
+}
+
+TEST_CASE("validate keeps timelines that compare reads", "[program][validate]") {
+  const TemporaryDirectory folder;
+  REQUIRE(run_validate(folder, validation(""), " --timelines").exit_code == 0);
+  const auto timelines = folder.path("out") / "timelines";
+  for (const char* point : {"slow-one-1-1", "slow-one-2-2"}) {
+    const std::string both = (timelines / point).string();
+    const Outcome compared = run_program(
+        PIPEMOE_PROGRAM, "compare " + both + "-predicted.json " + both + "-measured.json");
+    INFO(compared.err);
+    CHECK(compared.exit_code == 0);
+    CHECK_THAT(compared.out, Contains("dispatch") && Contains("iteration"));
+  }
+}
+
+TEST_CASE("an exchange that takes no multiprocessors is none that leaves them",
+          "[program][validate]") {
+  const TemporaryDirectory folder;
+  const Outcome outcome = run_validate(
+      folder,
+      validation("[[regime]]\nname = 'b'\nlink = 'alpha=1ms,beta=1e-9'\nexchange_ctas = 4\n"));
+  CHECK(outcome.exit_code == 2);
+  CHECK_THAT(outcome.err, Contains("--exchange-ctas is for --communicator nccl, not"));
+  CHECK_FALSE(std::filesystem::exists(folder.path("out") / "profile-slow.toml"));
 }
 
 TEST_CASE("validate goes on where it was, and not with another configuration",
