@@ -284,22 +284,12 @@ Excess Calibrator::record_handoff(std::size_t of_layer, const MeasuredChunks& ch
 void Calibrator::record_overlap(std::size_t of_layer, const LayerMeasurements::Overlap& overlap) {
   const MoeLayer& layer = layers_[of_layer];
   const Bytes bytes = largest_exchange(overlap.beside.graph);
-  const auto of_ranks = [&](std::optional<double> factor) {
-    std::vector<std::optional<double>> all;
-    for (const Times& of_rank : all_gather(group_, factor ? Times{*factor} : Times{})) {
-      all.push_back(of_rank.empty() ? std::nullopt : std::optional(of_rank.front()));
-    }
-    return all;
-  };
   const ExpertSizes sizes = layer.expert_sizes(group_.size());
   for (const Pass pass : {Pass::Forward, Pass::Backward}) {
-    const Contention mine = contention(overlap, pass);
-    const auto of_compute = of_ranks(mine.compute);
-    const auto of_communication = of_ranks(mine.communication);
-    for (std::size_t rank = 0; rank < of_compute.size(); ++rank) {
-      result_.contention.push_back({layer.name, sizes, pass, overlap.beside.degree,
-                                    static_cast<int>(rank), bytes, of_compute[rank],
-                                    of_communication[rank]});
+    int rank = 0;
+    for (const Contention& found : all_gather(group_, contention(overlap, pass))) {
+      result_.contention.push_back({layer.name, sizes, pass, overlap.beside.degree, rank++, bytes,
+                                    found.compute, found.communication});
     }
   }
 }

@@ -24,10 +24,9 @@ class Chain {
   void then(std::vector<Task> tasks) {
     for (Task& task : tasks) then(std::move(task));
   }
-  // What comes next of either waits for the last of both.
-  friend void join(Chain& a, Chain& b) {
-    a.last_.insert(a.last_.end(), b.last_.begin(), b.last_.end());
-    b.last_ = a.last_;
+  // What comes next waits for the last of the other one too.
+  void join(const Chain& other) {
+    last_.insert(last_.end(), other.last_.begin(), other.last_.end());
   }
 
  private:
@@ -78,12 +77,22 @@ constexpr std::array kStages{Stage{Pass::Forward, Purpose::Combine, Phase::Backw
                              Stage{Pass::InputGradient, Purpose::Dispatch, Phase::Forward},
                              Stage{Pass::WeightGradient, Purpose::Combine, Phase::Forward}};
 
-// Rows and gradients to exchange.
-void begin_stages(Chain& chain, const LayerTasks& tasks) {
-  chain.then(tasks.gate(Phase::Forward));
-  chain.then(tasks.permute(Phase::Forward));
-  chain.then(tasks.unpermute(Phase::Forward));
-  chain.then(tasks.unpermute(Phase::Backward));
+enum class Beside { No, Yes };
+
+TaskGraph stages(const char* name, const Chunks& chunks, std::int64_t num_ranks, Beside beside) {
+  TaskGraphBuilder builder(name, num_ranks);
+  Chain chain(builder);
+  chain.then(chunks.tasks.gate(Phase::Forward));
+  chain.then(chunks.tasks.permute(Phase::Forward));  // rows and gradients to exchange
+  chain.then(chunks.tasks.unpermute(Phase::Forward));
+  chain.then(chunks.tasks.unpermute(Phase::Backward));
+  for (const Stage& stage : kStages) {
+    Chain other = chain;
+    chain.then(chunks.experts(stage.pass));
+    (beside == Beside::Yes ? other : chain).then(chunks.exchanges(stage.purpose, stage.phase));
+    if (beside == Beside::Yes) chain.join(other);
+  }
+  return std::move(builder).build();
 }
 
 enum class Exchanges { None, First };
@@ -147,30 +156,13 @@ TaskGraph computations_only(const MoeLayer& layer, std::int64_t num_ranks, std::
 
 TaskGraph experts_under_exchanges(const MoeLayer& layer, std::int64_t num_ranks,
                                   std::int64_t degree) {
-  const Chunks chunks(layer, num_ranks, degree);
-  TaskGraphBuilder builder("experts-under-exchanges", num_ranks);
-  Chain computations(builder);
-  begin_stages(computations, chunks.tasks);
-  Chain exchanges = computations;
-  for (const Stage& stage : kStages) {
-    computations.then(chunks.experts(stage.pass));
-    exchanges.then(chunks.exchanges(stage.purpose, stage.phase));
-    join(computations, exchanges);
-  }
-  return std::move(builder).build();
+  return stages("experts-under-exchanges", Chunks(layer, num_ranks, degree), num_ranks,
+                Beside::Yes);
 }
 
 TaskGraph experts_then_exchanges(const MoeLayer& layer, std::int64_t num_ranks,
                                  std::int64_t degree) {
-  const Chunks chunks(layer, num_ranks, degree);
-  TaskGraphBuilder builder("experts-then-exchanges", num_ranks);
-  Chain chain(builder);
-  begin_stages(chain, chunks.tasks);
-  for (const Stage& stage : kStages) {
-    chain.then(chunks.experts(stage.pass));
-    chain.then(chunks.exchanges(stage.purpose, stage.phase));
-  }
-  return std::move(builder).build();
+  return stages("experts-then-exchanges", Chunks(layer, num_ranks, degree), num_ranks, Beside::No);
 }
 
 }  // namespace pipemoe::exec

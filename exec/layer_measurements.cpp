@@ -42,9 +42,8 @@ std::vector<std::int64_t> overlap_degrees(const MoeLayer& layer, const Calibrate
   for (const std::int64_t degree : options.degrees) {
     if (degree <= layer.slots()) usable.insert(degree);
   }
-  std::erase_if(
-      usable, [&](std::int64_t degree) { return degree > std::max(kMostBeside, *usable.begin()); });
-  return {usable.begin(), usable.end()};
+  if (usable.empty()) return {};
+  return {usable.begin(), usable.upper_bound(std::max(kMostBeside, *usable.begin()))};
 }
 
 // Of one degree: each graph takes memory.
@@ -83,7 +82,7 @@ LayerMeasurements measure_layer(const MoeLayer& layer, const CalibrationTools& t
     by_themselves.push_back({degree, grouped_chunks(layer, ranks, degree)});
   }
   if (tools.gives_ahead) {
-    const std::int64_t few = overlapped[std::min<std::size_t>(1, overlapped.size() - 1)];
+    const std::int64_t few = overlapped.size() > 1 ? overlapped[1] : overlapped[0];
     by_themselves.push_back({few, serial_chunks(layer, ranks, few)});
     by_themselves.push_back({few, computations_only(layer, ranks, few)});
   }

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <compare>
 #include <cstdint>
+#include <type_traits>
 
 namespace pipemoe {
 
@@ -34,6 +35,12 @@ struct Flops {
   }
   friend constexpr Flops operator+(Flops a, Flops b) { return a += b; }
 };
+
+/// "byte" or "flop", as keys of files have it.
+template <class Work>
+constexpr const char* unit_name() {
+  return std::is_same_v<Work, Bytes> ? "byte" : "flop";
+}
 
 struct BytesPerSecond {
   double value = 0;
