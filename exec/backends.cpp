@@ -61,7 +61,7 @@ std::string BackendOptions::chosen_communicator() const {
 
 void check_options(const BackendOptions& options) {
   const std::string communicator = options.chosen_communicator();
-  if (options.exchange_ctas > 0 && communicator != "nccl") {
+  if (options.exchange_ctas.value_or(0) > 0 && communicator != "nccl") {
     throw InputError(
         fmt::format("--exchange-ctas is for --communicator nccl, not {}", communicator));
   }

@@ -27,8 +27,8 @@ struct BackendOptions {
   bool communication_first = true;  ///< priority of CUDA streams
   bool tf32 = false;
   std::optional<bool> pack_rows;  ///< cuda only; absent: what is expected to be faster
-  /// nccl only: as CudaOptions::exchange_ctas, up to kMostExchangeCtas.
-  int exchange_ctas = 0;
+  /// nccl only: as CudaOptions::exchange_ctas, up to kMostExchangeCtas. Absent: 0.
+  std::optional<int> exchange_ctas;
 
   /// What `communicator` stands for.
   std::string chosen_communicator() const;

@@ -51,6 +51,7 @@ struct CalibrationTools {
   /// What one rank's device is called and how much memory it has; of links only what is known.
   Gpu device;
   std::map<std::string, std::string> versions = {};  ///< of libraries and drivers
+  int exchange_ctas = 0;                             ///< as Cluster::exchange_ctas
   std::string network;  ///< "shared memory, link emulated: ...", for the sources
 };
 

@@ -17,8 +17,9 @@ namespace pipemoe::exec {
 namespace {
 
 /// Slowdowns of which ranks find values further apart than this say nothing of single numbers of
-/// bytes. On two H200 (393df1d) they do so of mixtral and dsv3, which draw all the power allowed
-/// (experts up to 19 %, exchanges 80), and of small over NCCL (8 and 6); of others up to 3 %.
+/// bytes. On two H200 (39ba14b) they do so of mixtral and dsv3, which draw all the power allowed
+/// (experts up to 76 %, exchanges 40), and of small's exchanges by copy engines (6); of others up
+/// to 3 %.
 constexpr double kUncertain = 0.04;
 /// A line is used where it is this close to every point; otherwise the points are.
 constexpr double kLineTolerance = 0.03;
@@ -171,6 +172,7 @@ Cluster calibrated_profile(const CalibrationPoints& points, Dtype dtype,
     cluster.source += fmt::format("; {} {}", name, version);
   }
   cluster.gpu = tools.device;
+  cluster.exchange_ctas = tools.exchange_ctas;
   fill_fits(points, dtype, tools, options, group.size(), cluster);
   fill_links(points, cluster);
   fill_overlap(points, group.size(), cluster);

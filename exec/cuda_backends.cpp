@@ -17,7 +17,7 @@ CudaOptions cuda_options(const BackendOptions& options) {
           .graph = {options.cuda_graph, options.communication_first},
           .tf32 = options.tf32,
           .packs = options.pack_rows,
-          .exchange_ctas = options.exchange_ctas};
+          .exchange_ctas = options.exchange_ctas.value_or(0)};
 }
 
 }  // namespace

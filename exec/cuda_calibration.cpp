@@ -232,6 +232,7 @@ CalibrationTools cuda_calibration_tools(const CudaOptions& options, ProcessGroup
   const auto communicator = communicator_for(options, group);
   tools.gives_ahead = communicator->asynchronous();
   tools.network = communicator->name();
+  tools.exchange_ctas = options.exchange_ctas;
   if (tools.gives_ahead) {
     tools.time_join = [options, &group](int repeats) {
       return time_join(*communicator_for(options, group), group, repeats);

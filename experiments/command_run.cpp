@@ -107,7 +107,7 @@ void verify_numerics(const RunOptions& options, const MoeLayer& layer, const Tas
       "verified against a float64 reference: output and every gradient within {:.1e}", largest));
 }
 
-void run_on(exec::ProcessGroup& group, const RunOptions& options) {
+void run_on(exec::ProcessGroup& group, RunOptions options) {
   std::optional<Inputs> inputs;
   std::optional<TaskGraph> graph;
   std::vector<std::string> notes;
@@ -117,6 +117,10 @@ void run_on(exec::ProcessGroup& group, const RunOptions& options) {
     Scheduled scheduled = make_schedule(options.schedule, *inputs);
     graph = std::move(scheduled.graph);
     notes = std::move(scheduled.notes);
+    if (!options.inputs.cluster.empty()) {
+      const auto note = take_exchange_ctas(options.exec.backend, inputs->cluster);
+      if (note) notes.push_back(*note);
+    }
     exec::check_graph(inputs->layer, *graph, group.size());
     exec::check_layer(inputs->layer, options.exec.backend, group.size());
     return configuration(options, *inputs, *graph);

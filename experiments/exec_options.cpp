@@ -55,10 +55,10 @@ void add_exec_options(CLI::App& command, ExecOptions& options) {
   command
       .add_option(
           "--exchange-ctas", options.backend.exchange_ctas,
-          "Multiprocessors that an exchange of nccl may take, which experts beside it leave "
-          "to it; 0: NCCL takes what it likes, and experts leave none")
-      ->check(CLI::Range(0, exec::kMostExchangeCtas))
-      ->capture_default_str();
+          "Multiprocessors that an exchange of nccl may take, which experts beside it leave to it; "
+          "0: NCCL takes what it likes, and experts leave none [run: as the profile has it, else "
+          "0]")
+      ->check(CLI::Range(0, exec::kMostExchangeCtas));
   command.add_flag("--tf32", options.backend.tf32, "fp32 products on a GPU may round to TF32");
   command.add_option("--warm-up", options.warm_up, "Iterations before the measured ones")
       ->check(CLI::Range(0, 1000000))
@@ -100,10 +100,22 @@ nlohmann::ordered_json to_json(const ExecOptions& options) {
     json["cuda_graph"] = options.backend.cuda_graph;
     json["communication_first"] = options.backend.communication_first;
     json["tf32"] = options.backend.tf32;
-    json["exchange_ctas"] = options.backend.exchange_ctas;
+    json["exchange_ctas"] = options.backend.exchange_ctas.value_or(0);
     if (options.backend.pack_rows) json["pack_rows"] = *options.backend.pack_rows;
   }
   return json;
+}
+
+std::optional<std::string> take_exchange_ctas(exec::BackendOptions& backend,
+                                              const Cluster& cluster) {
+  if (backend.chosen_communicator() != "nccl") return std::nullopt;
+  if (!backend.exchange_ctas) backend.exchange_ctas = static_cast<int>(cluster.exchange_ctas);
+  if (*backend.exchange_ctas == cluster.exchange_ctas) return std::nullopt;
+  const auto limit = [](std::int64_t ctas) {
+    return ctas == 0 ? std::string("without a limit") : fmt::format("limited to {} CTAs", ctas);
+  };
+  return fmt::format("exchanges are {}, those of profile {} {}", limit(*backend.exchange_ctas),
+                     cluster.name, limit(cluster.exchange_ctas));
 }
 
 }  // namespace pipemoe::program

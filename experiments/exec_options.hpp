@@ -3,8 +3,11 @@
 
 #include <CLI/App.hpp>
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
+#include <string>
 
 #include "exec/backends.hpp"
+#include "models/cluster.hpp"
 
 namespace pipemoe::program {
 
@@ -16,5 +19,10 @@ struct ExecOptions {
 
 void add_exec_options(CLI::App& command, ExecOptions& options);
 nlohmann::ordered_json to_json(const ExecOptions& options);
+
+/// NCCL's exchanges are limited as those of the profile were, unless the user said otherwise: then
+/// returns a note that says so.
+std::optional<std::string> take_exchange_ctas(exec::BackendOptions& backend,
+                                              const Cluster& cluster);
 
 }  // namespace pipemoe::program

@@ -84,6 +84,9 @@ struct Cluster {
   std::optional<FatTree> fat_tree;
   std::optional<Overlap> overlap;  ///< absent: streams do not slow each other
   DegreeRule degrees;
+  /// Multiprocessors that exchanges of these fits were limited to and experts beside them left; 0:
+  /// to none.
+  std::int64_t exchange_ctas = 0;
 
   std::map<std::int64_t, Fit<Bytes>> all_to_all;  ///< by number of ranks; work is a rank's input
   /// The same for one queued right behind another: part of its start-up then runs beside that one.

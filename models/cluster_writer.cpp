@@ -168,6 +168,7 @@ std::string to_toml(const Cluster& cluster) {
          (cluster.degrees.unequal_gain > 0
               ? line("unequal_degrees_gain", cluster.degrees.unequal_gain)
               : "") +
+         (cluster.exchange_ctas > 0 ? line("exchange_ctas", cluster.exchange_ctas) : "") +
          not_modelled_toml(cluster) + gpu_toml(cluster) + network_toml(cluster) +
          overlap_toml(cluster) + fits_toml(cluster);
 }

@@ -215,6 +215,12 @@ Plan make_plan(const MoeLayer& layer, const Cluster& cluster, std::int64_t max_d
         "the profile does not fit what they cost",
         100 * cluster.degrees.unequal_gain));
   }
+  if (cluster.exchange_ctas > 0) {
+    plan.notes.push_back(
+        fmt::format("exchanges are limited to {} multiprocessors, which experts beside them leave "
+                    "free: run --communicator nccl does so with this profile",
+                    cluster.exchange_ctas));
+  }
   if (largest < allowed) {
     plan.not_tried.push_back(fmt::format(
         "degrees above {} are left out: their chunks are smaller than any that the profile was "

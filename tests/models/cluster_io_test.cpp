@@ -1,5 +1,7 @@
 #include "models/cluster_io.hpp"
 
+#include <fmt/format.h>
+
 #include <catch2/catch.hpp>
 #include <random>
 
@@ -313,6 +315,17 @@ TEST_CASE("exchanges may take longer in layers of their sizes", "[models][cluste
   CHECK(cluster.all_to_all_in_layers.front() == ExchangesInLayers{{2, 8, 16}, 1.25});
   CHECK_THROWS_WITH(read(std::string(kFirst) + layer + layer), Contains("stands twice"));
   CHECK_THROWS_WITH(read(std::string(kFirst) + layer + "typo = 1\n"), Contains("typo"));
+}
+
+TEST_CASE("a profile may be of exchanges that are limited", "[models][cluster][io]") {
+  CHECK(read(kFirst).exchange_ctas == 0);
+  const Cluster cluster = read("exchange_ctas = 24\n" + std::string(kFirst));
+  CHECK(cluster.exchange_ctas == 24);
+  CHECK(read(to_toml(cluster)) == cluster);
+  for (const char* wrong : {"0", "65", "true", "1.5"}) {
+    CHECK_THROWS_WITH(read(fmt::format("exchange_ctas = {}\n", wrong) + kFirst),
+                      Contains("exchange_ctas"));
+  }
 }
 
 TEST_CASE("a profile may want one degree for both phases", "[models][cluster][io]") {

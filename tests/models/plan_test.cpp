@@ -222,6 +222,17 @@ TEST_CASE("a plan takes the fewest chunks among times that the profile does not 
   CHECK(fewer > 10);
 }
 
+TEST_CASE("a plan says what its exchanges are limited to", "[models][plan]") {
+  Cluster cluster = authors_cluster(64);
+  const MoeLayer layer{
+      .tokens_per_rank = 256, .model_dim = 64, .hidden_dim = 64, .num_experts = 64, .top_k = 1};
+  const std::size_t others = make_plan(layer, cluster, 4).notes.size();
+  cluster.exchange_ctas = 24;
+  const Plan plan = make_plan(layer, cluster, 4);
+  REQUIRE(plan.notes.size() == others + 1);
+  CHECK_THAT(plan.notes.back(), Catch::Contains("limited to 24 multiprocessors"));
+}
+
 TEST_CASE("a plan keeps to one degree where the profile wants it", "[models][plan]") {
   Cluster cluster = authors_cluster(64);
   std::mt19937_64 random(5);
