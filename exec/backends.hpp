@@ -14,8 +14,6 @@
 
 namespace pipemoe::exec {
 
-inline constexpr int kMostExchangeCtas = 64;
-
 struct BackendOptions {
   std::string backend = "cpu";  ///< cpu or cuda
   /// cpu: mpi or copy; cuda: staged, nccl, nccl-zero-cta, peer-copy or elided. Absent: mpi under

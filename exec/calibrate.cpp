@@ -1,6 +1,7 @@
 #include "exec/calibrate.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cmath>
@@ -332,19 +333,24 @@ Calibration Calibrator::run() {
 
 }  // namespace
 
-void check_layers(const std::vector<MoeLayer>& layers) {
+void check_layers(const std::vector<MoeLayer>& layers, const std::vector<std::int64_t>& degrees) {
   if (layers.empty()) throw InputError("calibrate needs at least one layer");
   for (const MoeLayer& layer : layers) {
     if (layer.dtype != layers.front().dtype || layer.activation != layers.front().activation) {
       throw InputError(fmt::format("{} and {} differ in dtype or activation: calibrate them apart",
                                    layers.front().name, layer.name));
     }
+    if (std::none_of(degrees.begin(), degrees.end(),
+                     [&](std::int64_t degree) { return degree <= layer.slots(); })) {
+      throw InputError(fmt::format("{} has {} slots, less than each of the degrees {}", layer.name,
+                                   layer.slots(), fmt::join(degrees, ", ")));
+    }
   }
 }
 
 Calibration calibrate(const std::vector<MoeLayer>& layers, const CalibrationTools& tools,
                       ProcessGroup& group, const CalibrateOptions& options) {
-  check_layers(layers);
+  check_layers(layers, options.degrees);
   return Calibrator(layers, tools, group, options).run();
 }
 

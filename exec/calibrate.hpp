@@ -93,8 +93,9 @@ struct Calibration {
   std::vector<std::string> notes;  ///< outliers and what was left out, one line each
 };
 
-/// Throws InputError unless there are layers, of one dtype and one activation.
-void check_layers(const std::vector<MoeLayer>& layers);
+/// Throws InputError unless there are layers, of one dtype and one activation, and each can be cut
+/// into as many chunks as one of `degrees`.
+void check_layers(const std::vector<MoeLayer>& layers, const std::vector<std::int64_t>& degrees);
 
 /// Measures the tasks of each layer alone (chunks of every degree that the layer allows), matrix
 /// products over the layers' shapes, all-to-alls over sizes and numbers of ranks, and how much

@@ -39,7 +39,7 @@ std::string read(const CalibrateCommand& options, std::vector<MoeLayer>& layers,
     exec::check_layer(layers.back(), options.exec.backend, num_ranks);
     json["layers"].push_back(Json::parse(file.to_json()));
   }
-  exec::check_layers(layers);
+  exec::check_layers(layers, options.calibrate.degrees);
   return json.dump();
 }
 

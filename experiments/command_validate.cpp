@@ -276,7 +276,7 @@ void run_on(exec::ProcessGroup& group, const ValidateOptions& options) {
     validation = read_validation(options.file);
     for (const Regime& regime : validation.regimes) {
       exec::check_options(regime.backend);
-      exec::check_layers(regime.layers);
+      exec::check_layers(regime.layers, validation.degrees);
       for (const MoeLayer& layer : regime.layers) {
         exec::check_layer(layer, regime.backend, group.size());
       }

@@ -58,7 +58,7 @@ void add_exec_options(CLI::App& command, ExecOptions& options) {
           "Multiprocessors that an exchange of nccl may take, which experts beside it leave to it; "
           "0: NCCL takes what it likes, and experts leave none [run: as the profile has it, else "
           "0]")
-      ->check(CLI::Range(0, exec::kMostExchangeCtas));
+      ->check(CLI::Range(0, kMostExchangeCtas));
   command.add_flag("--tf32", options.backend.tf32, "fp32 products on a GPU may round to TF32");
   command.add_option("--warm-up", options.warm_up, "Iterations before the measured ones")
       ->check(CLI::Range(0, 1000000))

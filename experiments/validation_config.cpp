@@ -3,6 +3,7 @@
 #include <cmath>
 #include <set>
 
+#include "models/cluster.hpp"
 #include "models/config.hpp"
 #include "models/schedule.hpp"
 
@@ -49,7 +50,7 @@ Regime read_regime(ConfigTable table, const Shared& shared) {
   if (table.has("pack_rows")) regime.backend.pack_rows = table.boolean("pack_rows");
   if (table.has("exchange_ctas")) {
     regime.backend.exchange_ctas =
-        static_cast<int>(table.integer("exchange_ctas", 0, exec::kMostExchangeCtas));
+        static_cast<int>(table.integer("exchange_ctas", 0, kMostExchangeCtas));
   }
   if (table.has("link")) regime.backend.link = exec::parse_link(table.text("link"));
   if (regime.layers.empty()) regime.layers = shared.layers;

@@ -73,6 +73,9 @@ struct DegreeRule {
   bool operator==(const DegreeRule&) const = default;
 };
 
+/// The most that NCCL can be limited to: its channels.
+inline constexpr int kMostExchangeCtas = 64;
+
 struct Cluster {
   std::string name;
   std::string source;

@@ -14,7 +14,6 @@ constexpr std::int64_t kMaxNodes = 65536;
 constexpr std::int64_t kMaxGpusPerNode = 1024;
 constexpr std::int64_t kMaxDim = std::int64_t{1} << 17;
 constexpr std::int64_t kMaxExperts = std::int64_t{1} << 16;
-constexpr std::int64_t kMaxExchangeCtas = 64;
 constexpr double kMaxBandwidth = 1e15;
 constexpr double kMaxStartup = 1e3;
 
@@ -270,7 +269,7 @@ Cluster read_cluster(const ConfigFile& file) {
     cluster.degrees.unequal_gain = root.number("unequal_degrees_gain", {.from = 0, .to = 1});
   }
   if (root.has("exchange_ctas")) {
-    cluster.exchange_ctas = root.integer("exchange_ctas", 1, kMaxExchangeCtas);
+    cluster.exchange_ctas = root.integer("exchange_ctas", 1, kMostExchangeCtas);
   }
   read_overlap(root, cluster);
   read_fits(root.table("fits"), cluster);

@@ -1,6 +1,7 @@
 // pipemoe run on one rank, without a launcher.
 #include <algorithm>
 #include <catch2/catch.hpp>
+#include <filesystem>
 
 #include "models/files.hpp"
 #include "models/timeline_io.hpp"
@@ -149,4 +150,14 @@ TEST_CASE("run refuses what it cannot run", "[program][run]") {
 
 TEST_CASE("run refuses an output that it cannot write", "[program][run]") {
   check_refused(kRun + "--output /nonexistent/t.json", {"/nonexistent/t.json", "cannot write"});
+}
+
+TEST_CASE("calibrate refuses degrees of which none fits a layer", "[program][calibrate]") {
+  const TemporaryDirectory folder;
+  const std::string output = (folder.path("profile.toml")).string();
+  // 1024 tokens, two choices, four experts: 512 slots.
+  check_refused(
+      "calibrate --layer experiments/layers/cpu-example.toml --degrees 513,600 --output " + output,
+      {"cpu-example has 512 slots", "513, 600"});
+  CHECK_FALSE(std::filesystem::exists(output));
 }
