@@ -36,13 +36,12 @@ std::vector<MeasuredChunks> measure(std::vector<DegreeGraph> in_turns, Backend& 
 }
 
 // Chunks of similar sizes may run kernels that bear exchanges differently: all, as far as can be
-// told.
+// told. check_layers has seen to it that there is one.
 std::vector<std::int64_t> overlap_degrees(const MoeLayer& layer, const CalibrateOptions& options) {
   std::set<std::int64_t> usable;
   for (const std::int64_t degree : options.degrees) {
     if (degree <= layer.slots()) usable.insert(degree);
   }
-  if (usable.empty()) return {};
   return {usable.begin(), usable.upper_bound(std::max(kMostBeside, *usable.begin()))};
 }
 

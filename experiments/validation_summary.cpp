@@ -117,7 +117,7 @@ std::string choices_text(const std::vector<ChoiceSummary>& choices) {
     return fmt::format("{} at {}", choice.regime, to_string(choice.degrees));
   };
   std::string text =
-      fmt::format("\n  {:<24} {:>20} {:>20} {:>8} {:>24} {:>8}\n", "regime and degree", "predicted",
+      fmt::format("\n  {:<24} {:>20} {:>20} {:>8} {:>24} {:>8}\n", "regime and degree", "chosen",
                   "best", "regret", "without slowdowns", "regret");
   double sum = 0, sum_closed_form = 0;
   for (const ChoiceSummary& choice : choices) {
@@ -215,7 +215,7 @@ std::string to_text(const ValidationSummary& summary) {
   for (const auto& [name, of] : summary.regimes) text += errors(name, of);
   text += errors("all", summary.all);
   text +=
-      fmt::format("\n  {:<24} {:>9} {:>8} {:>8} {:>14} {:>16} {:>15} {:>8}\n", "layer", "predicted",
+      fmt::format("\n  {:<24} {:>9} {:>8} {:>8} {:>14} {:>16} {:>15} {:>8}\n", "layer", "chosen",
                   "best", "regret", "over degree 1", "closed/measured", "limit/measured", "hidden");
   for (const DegreeSummary& layer : summary.layers) {
     const std::string name =

@@ -258,52 +258,51 @@ TEST_CASE("an overlap slows, by a factor from a source", "[models][cluster][io]"
       Contains("overlap.typo is an unknown key"));
 }
 
+namespace {
+
+// Of experts of one size, with more keys.
+std::string expert_overlap(const std::string& keys = "") {
+  return "[[overlap.expert]]\nexperts_per_rank = 2\nmodel_dim = 8\nhidden_dim = 16\n" + keys +
+         "compute_slowdown = 1.5\ncommunication_slowdown = 2\n";
+}
+
+Overlap overlap_of(const std::string& experts) {
+  return read(std::string(kFirst) +
+              "[overlap]\ncompute_slowdown = 1\ncommunication_slowdown = 1\nsource = 's'\n" +
+              experts)
+      .overlap.value();
+}
+
+}  // namespace
+
 TEST_CASE("an overlap may be of experts of their sizes", "[models][cluster][io]") {
-  const std::string expert =
-      "[[overlap.expert]]\nexperts_per_rank = 2\nmodel_dim = 8\nhidden_dim = 16\n"
-      "compute_slowdown = 1.5\ncommunication_slowdown = 2\n";
-  const auto read_experts = [](const std::string& experts) {
-    return read(std::string(kFirst) +
-                "[overlap]\ncompute_slowdown = 1\ncommunication_slowdown = 1\nsource = 's'\n" +
-                experts)
-        .overlap.value();
-  };
-  const Overlap overlap = read_experts(expert);
+  const std::string expert = expert_overlap();
+  const Overlap overlap = overlap_of(expert);
   for (const Pass pass : {Pass::Forward, Pass::WeightGradient}) {
     REQUIRE(overlap.of({2, 8, 16}, pass) != nullptr);
     CHECK(*overlap.of({2, 8, 16}, pass) == ExpertOverlap{{2, 8, 16}, 1.5, 2});
   }
   CHECK(overlap.of({2, 8, 17}, Pass::Forward) == nullptr);
-  CHECK_THROWS_WITH(read_experts(expert + expert), Contains("stands twice"));
-  CHECK_THROWS_WITH(read_experts(expert + "typo = 1\n"), Contains("typo is an unknown key"));
+  CHECK_THROWS_WITH(overlap_of(expert + expert), Contains("stands twice"));
+  CHECK_THROWS_WITH(overlap_of(expert + "typo = 1\n"), Contains("typo is an unknown key"));
 }
 
 TEST_CASE("an overlap may be of experts of one pass", "[models][cluster][io]") {
-  const auto expert = [](const std::string& pass) {
-    return "[[overlap.expert]]\nexperts_per_rank = 2\nmodel_dim = 8\nhidden_dim = 16\n" + pass +
-           "compute_slowdown = 1.5\ncommunication_slowdown = 2\n";
-  };
-  const std::string forward = expert("pass = 'forward'\n"),
-                    backward = expert("pass = 'backward'\n");
-  const auto read_experts = [](const std::string& experts) {
-    return read(std::string(kFirst) +
-                "[overlap]\ncompute_slowdown = 1\ncommunication_slowdown = 1\nsource = 's'\n" +
-                experts)
-        .overlap.value();
-  };
-  const Overlap one = read_experts(forward);
+  const std::string forward = expert_overlap("pass = 'forward'\n"),
+                    backward = expert_overlap("pass = 'backward'\n");
+  const Overlap one = overlap_of(forward);
   CHECK(one.of({2, 8, 16}, Pass::Forward) != nullptr);
   CHECK(one.of({2, 8, 16}, Pass::InputGradient) == nullptr);
-  const Overlap both = read_experts(forward + backward);
+  const Overlap both = overlap_of(forward + backward);
   CHECK(both.of({2, 8, 16}, Pass::Forward)->pass == Pass::Forward);
   for (const Pass pass : {Pass::Backward, Pass::InputGradient, Pass::WeightGradient}) {
     CHECK(both.of({2, 8, 16}, pass)->pass == Pass::Backward);
   }
-  CHECK_THROWS_WITH(read_experts(forward + forward), Contains("stands twice"));
-  CHECK_THROWS_WITH(read_experts(forward + expert("")), Contains("stands twice"));
-  CHECK_THROWS_WITH(read_experts(expert("pass = 'input_gradient'\n")),
+  CHECK_THROWS_WITH(overlap_of(forward + forward), Contains("stands twice"));
+  CHECK_THROWS_WITH(overlap_of(forward + expert_overlap()), Contains("stands twice"));
+  CHECK_THROWS_WITH(overlap_of(expert_overlap("pass = 'input_gradient'\n")),
                     Contains("pass must be forward or backward"));
-  CHECK_THROWS_WITH(read_experts(expert("pass = 'sideways'\n")), Contains("pass"));
+  CHECK_THROWS_WITH(overlap_of(expert_overlap("pass = 'sideways'\n")), Contains("pass"));
 }
 
 TEST_CASE("exchanges may take longer in layers of their sizes", "[models][cluster][io]") {
