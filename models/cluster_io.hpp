@@ -8,8 +8,11 @@
 namespace pipemoe {
 
 class ConfigFile;
-/// Throws InputError naming file, key, value and allowed range.
+/// Throws InputError naming file, key, value and allowed range; of a profile of version 1, which
+/// has no `schema`, the command that converts it.
 Cluster read_cluster(const ConfigFile& file);
+/// For conversion: a profile as it was before it had a `schema`.
+Cluster read_version_1_cluster(const ConfigFile& file);
 
 /// A profile that read_cluster reads back as an equal cluster, to the last bit.
 std::string to_toml(const Cluster& cluster);

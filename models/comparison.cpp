@@ -12,7 +12,7 @@ namespace pipemoe {
 namespace {
 
 using Keys = std::set<TaskKey>;
-using Step = std::pair<Phase, OperationKind>;
+using Step = std::pair<Pass, Step>;
 
 Keys keys_of(const Timeline& timeline) {
   Keys keys;
@@ -49,7 +49,7 @@ void check_ranks(const Timeline& timeline, const Keys& keys, const char* which) 
 std::map<Step, Seconds> sums(const Timeline& timeline) {
   std::map<Step, Seconds> all;
   for (const Span& span : timeline.spans) {
-    all[{span.task.phase, span.task.operation}] += span.duration();
+    all[{span.task.pass, span.task.step}] += span.duration();
   }
   for (auto& [step, sum] : all) sum /= static_cast<double>(timeline.ranks().size());
   return all;
@@ -62,12 +62,12 @@ Seconds mean_over_ranks(const Timeline& timeline, Seconds (Timeline::*of_rank)(i
   return sum / static_cast<double>(ranks.size());
 }
 
-std::vector<OperationComparison> compare_operations(const Keys& keys, const Timeline& predicted,
-                                                    const Timeline& measured) {
+std::vector<StepComparison> compare_steps(const Keys& keys, const Timeline& predicted,
+                                          const Timeline& measured) {
   std::map<Step, std::size_t> tasks;
-  for (const TaskKey& key : keys) ++tasks[{key.phase, key.operation}];
+  for (const TaskKey& key : keys) ++tasks[{key.pass, key.step}];
   std::map<Step, Seconds> predicted_sums = sums(predicted), measured_sums = sums(measured);
-  std::vector<OperationComparison> rows;
+  std::vector<StepComparison> rows;
   for (const auto& [step, count] : tasks) {
     const Compared sum{predicted_sums[step], measured_sums[step]};
     const auto each = static_cast<double>(count);
@@ -94,7 +94,7 @@ Comparison compare(const Timeline& predicted, const Timeline& measured) {
   const auto of_ranks = [&](Seconds (Timeline::*of_rank)(int) const) {
     return Compared{mean_over_ranks(predicted, of_rank), mean_over_ranks(measured, of_rank)};
   };
-  return {.operations = compare_operations(of_predicted, predicted, measured),
+  return {.steps = compare_steps(of_predicted, predicted, measured),
           .forward = {predicted.forward(), measured.forward()},
           .backward = {predicted.backward(), measured.backward()},
           .makespan = {predicted.makespan(), measured.makespan()},

@@ -20,10 +20,10 @@ struct Compared {
   bool operator==(const Compared&) const = default;
 };
 
-/// All tasks of one operation in one phase, of all layers and chunks.
-struct OperationComparison {
-  Phase phase = Phase::Forward;
-  OperationKind operation = OperationKind::Gate;
+/// All tasks of one step in one pass, of all layers and chunks.
+struct StepComparison {
+  Pass pass = Pass::Forward;
+  Step step = Step::Gate;
   std::size_t tasks_per_rank = 0;
   Compared mean;  ///< of one task
   Compared sum;   ///< of one rank's tasks, mean over the ranks
@@ -33,7 +33,7 @@ struct OperationComparison {
 };
 
 struct Comparison {
-  std::vector<OperationComparison> operations;  ///< forward first, in the order of OperationKind
+  std::vector<StepComparison> steps;  ///< forward first, in the order of Step
   // Until the latest rank is done.
   Compared forward;
   Compared backward;

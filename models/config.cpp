@@ -137,6 +137,16 @@ bool ConfigTable::is_text(const std::string& key) const {
   return found != nullptr && found->is_string();
 }
 
+bool ConfigTable::is_boolean(const std::string& key) const {
+  const toml::node* found = table_->get(key);
+  return found != nullptr && found->is_boolean();
+}
+
+bool ConfigTable::is_integer(const std::string& key) const {
+  const toml::node* found = table_->get(key);
+  return found != nullptr && found->is_integer();
+}
+
 std::vector<std::string> ConfigTable::keys() const {
   std::vector<std::string> names;
   for (const auto& [key, value] : *table_) names.emplace_back(key.str());

@@ -49,6 +49,7 @@ class ConfigFile {
   /// "layer.toml", or "--set layer.top_k=9" when an override gave `key`.
   std::string origin(const std::string& key) const;
   bool overrides(const std::string& key) const;
+  const std::string& name() const { return name_; }
   void erase(const std::string& key) { document_.erase(key); }
 
  private:
@@ -68,6 +69,8 @@ class ConfigTable {
   /// Whether an optional key is given; asking makes the key known.
   bool has(const std::string& key);
   bool is_text(const std::string& key) const;
+  bool is_boolean(const std::string& key) const;
+  bool is_integer(const std::string& key) const;
   std::vector<std::string> keys() const;
 
   std::int64_t integer(const std::string& key, std::int64_t from, std::int64_t to);

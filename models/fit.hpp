@@ -49,8 +49,15 @@ struct Fit {
   Seconds startup() const { return (*this)(Work{}); }
   /// Null when the cost is a table.
   const AlphaBeta<Work>* line() const { return std::get_if<AlphaBeta<Work>>(&model); }
+  /// Amounts between which it was measured: the range, or a table's own points. Null: not known.
+  std::optional<WorkRange> measured_range() const {
+    if (range || line() != nullptr) return range;
+    const auto& points = std::get<TimeTable>(model).points;
+    return WorkRange{points.front().first, points.back().first};
+  }
   bool extrapolates_at(Work n) const {
-    return range && (n.amount() < range->from || n.amount() > range->to);
+    const auto measured = measured_range();
+    return measured && (n.amount() < measured->from || n.amount() > measured->to);
   }
   bool operator==(const Fit&) const = default;
 };

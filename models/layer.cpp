@@ -3,23 +3,13 @@
 #include <fmt/core.h>
 
 #include <cmath>
+#include <utility>
 
 #include "models/config.hpp"
 #include "models/error.hpp"
-#include "models/names.hpp"
 
 namespace pipemoe {
 namespace {
-
-constexpr Names<Dtype, 3> kDtypes{
-    {{Dtype::Fp32, "fp32"}, {Dtype::Bf16, "bf16"}, {Dtype::Fp16, "fp16"}}};
-constexpr Names<Activation, 3> kActivations{
-    {{Activation::Relu, "relu"}, {Activation::Gelu, "gelu"}, {Activation::SwiGlu, "swiglu"}}};
-
-constexpr Names<Pass, 4> kPasses{{{Pass::Forward, "forward"},
-                                  {Pass::Backward, "backward"},
-                                  {Pass::InputGradient, "input_gradient"},
-                                  {Pass::WeightGradient, "weight_gradient"}}};
 
 // Matrices per expert: SwiGLU's first one is twice as wide.
 std::int64_t first_width(const MoeLayer& layer) {
@@ -27,19 +17,6 @@ std::int64_t first_width(const MoeLayer& layer) {
 }
 
 }  // namespace
-
-std::string to_string(Dtype dtype) { return name_of(kDtypes, dtype); }
-std::string to_string(Activation activation) { return name_of(kActivations, activation); }
-Dtype dtype_from(const std::string& name) { return value_of(kDtypes, name); }
-Activation activation_from(const std::string& name) { return value_of(kActivations, name); }
-
-std::string to_string(Pass pass) { return name_of(kPasses, pass); }
-Pass pass_from(const std::string& name) { return value_of(kPasses, name); }
-
-GemmShapes without_rows(GemmShapes gemms) {
-  for (GemmShape& gemm : gemms) gemm.rows = 0;
-  return gemms;
-}
 
 std::int64_t MoeLayer::capacity() const {
   ensure(capacity_factor.has_value(), "capacity() of a dropless layer");
@@ -70,59 +47,55 @@ std::vector<std::int64_t> MoeLayer::chunk_rows(std::int64_t pipeline_degree) con
   return rows;
 }
 
-GemmShapes MoeLayer::gemms(Pass pass, std::int64_t rows, std::int64_t num_ranks) const {
+GemmShapes MoeLayer::gemms(ProductKind kind, std::int64_t num_ranks) const {
   const std::int64_t groups = num_experts / num_ranks;
-  const GemmShape first{groups, rows, first_width(*this), model_dim};
-  const GemmShape second{groups, rows, model_dim, hidden_dim};
-  const GemmShape second_input{groups, rows, hidden_dim, model_dim};
-  const GemmShape first_input{groups, rows, model_dim, first_width(*this)};
-  switch (pass) {
-    case Pass::Forward:
+  const GemmShape first{groups, 0, first_width(*this), model_dim};
+  const GemmShape second{groups, 0, model_dim, hidden_dim};
+  const GemmShape second_input{groups, 0, hidden_dim, model_dim};
+  const GemmShape first_input{groups, 0, model_dim, first_width(*this)};
+  switch (kind) {
+    case ProductKind::Forward:
       return {first, second};
-    case Pass::InputGradient:
+    case ProductKind::InputGradient:
       return {second_input, first_input};
-    case Pass::WeightGradient:
+    case ProductKind::WeightGradient:
       return {second, first};
-    case Pass::Backward:
+    case ProductKind::BothGradients:
       return {second_input, second, first_input, first};
   }
-  throw std::logic_error("pipemoe bug: unknown pass");
+  throw std::logic_error("pipemoe bug: unknown kind of product");
 }
 
-ExpertSizes expert_sizes(Pass pass, const GemmShapes& gemms) {
-  ensure(gemms.size() >= 2, "an expert without its products");
-  const GemmShape &first = gemms[0], &second = gemms[1];
-  switch (pass) {
-    case Pass::Forward:
-      return {first.groups, second.n, second.k};
-    case Pass::InputGradient:
-    case Pass::Backward:
-      return {first.groups, first.k, first.n};
-    case Pass::WeightGradient:
-      return {first.groups, first.n, first.k};
-  }
-  throw std::logic_error("pipemoe bug: unknown pass");
-}
-
-Bytes MoeLayer::activation_bytes(Pass pass, std::int64_t rows) const {
+Bytes MoeLayer::activation_bytes_per_row(ProductKind kind) const {
   const std::int64_t in = first_width(*this), out = hidden_dim;
-  const std::int64_t element = rows * size_of(dtype);
-  switch (pass) {
-    case Pass::Forward:
-      return {element * (in + out)};
-    case Pass::InputGradient:
-    case Pass::Backward:  // reads the saved input and the output's gradient, writes the input's
-      return {element * (2 * in + out)};
-    case Pass::WeightGradient:
+  switch (kind) {
+    case ProductKind::Forward:
+      return {size_of(dtype) * (in + out)};
+    case ProductKind::InputGradient:
+    case ProductKind::BothGradients:  // reads the input and the output's gradient, writes the
+                                      // input's
+      return {size_of(dtype) * (2 * in + out)};
+    case ProductKind::WeightGradient:
       return {0};
   }
-  throw std::logic_error("pipemoe bug: unknown pass");
+  throw std::logic_error("pipemoe bug: unknown kind of product");
 }
 
-Bytes MoeLayer::layout_bytes(Pass pass, std::int64_t rows, std::int64_t num_ranks) const {
+Bytes MoeLayer::layout_bytes_per_row(ProductKind kind, std::int64_t num_ranks) const {
   const bool same_order = num_ranks == 1 || num_experts == num_ranks;
-  if (same_order || pass == Pass::WeightGradient) return {};
-  return {4 * rows * row_bytes().count};
+  if (same_order || kind == ProductKind::WeightGradient) return {};
+  return {4 * row_bytes().count};
+}
+
+Products MoeLayer::products(ProductKind kind, PerRank<std::int64_t> rows,
+                            std::int64_t num_ranks) const {
+  return {.kind = kind,
+          .dtype = dtype,
+          .activation = activation,
+          .shapes = gemms(kind, num_ranks),
+          .rows = std::move(rows),
+          .activation_bytes_per_row = activation_bytes_per_row(kind),
+          .layout_bytes_per_row = layout_bytes_per_row(kind, num_ranks)};
 }
 
 Bytes MoeLayer::memory_per_rank(std::int64_t num_ranks) const {

@@ -1,66 +1,14 @@
 // One Mixture-of-Experts layer as a rank sees it, and what follows from its shape.
 #pragma once
 
-#include <boost/container/static_vector.hpp>
 #include <cstdint>
-#include <filesystem>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include "models/units.hpp"
+#include "models/work.hpp"
 
 namespace pipemoe {
-
-enum class Dtype { Fp32, Bf16, Fp16 };
-enum class Activation { Relu, Gelu, SwiGlu };
-
-std::string to_string(Dtype dtype);
-std::string to_string(Activation activation);
-/// Throw InputError naming the allowed words.
-Dtype dtype_from(const std::string& name);
-Activation activation_from(const std::string& name);
-
-constexpr std::int64_t size_of(Dtype dtype) { return dtype == Dtype::Fp32 ? 4 : 2; }
-
-/// One matrix product over `groups` local experts: `rows` tokens in all groups together, each
-/// multiplied with (or, for a weight gradient, reduced into) its group's [k, n] matrix.
-struct GemmShape {
-  std::int64_t groups = 0;
-  std::int64_t rows = 0;
-  std::int64_t n = 0;
-  std::int64_t k = 0;
-
-  constexpr Flops flops() const {
-    return Flops{2.0 * static_cast<double>(rows) * static_cast<double>(n) * static_cast<double>(k)};
-  }
-  constexpr bool operator==(const GemmShape&) const = default;
-};
-using GemmShapes = boost::container::static_vector<GemmShape, 4>;
-
-/// What an expert computes in one task.
-enum class Pass {
-  Forward,
-  Backward,        ///< input and weight gradient together
-  InputGradient,   ///< what the next layer down waits for
-  WeightGradient,  ///< what only the optimizer waits for
-};
-
-std::string to_string(Pass pass);
-Pass pass_from(const std::string& name);  ///< throws InputError naming the passes
-
-/// The same products of no rows: their shape whatever the number of rows.
-GemmShapes without_rows(GemmShapes gemms);
-
-/// The experts of one rank.
-struct ExpertSizes {
-  std::int64_t experts_per_rank = 0;
-  std::int64_t model_dim = 0;
-  std::int64_t hidden_dim = 0;
-  bool operator==(const ExpertSizes&) const = default;
-};
-/// Those that MoeLayer::gemms made these products of.
-ExpertSizes expert_sizes(Pass pass, const GemmShapes& gemms);
 
 /// Shapes per rank; every rank has the same. Memory layout and transfers are in rows: one row is
 /// one token of one expert, `model_dim` wide.
@@ -91,19 +39,21 @@ struct MoeLayer {
 
   Bytes row_bytes() const { return {model_dim * size_of(dtype)}; }
   Bytes all_to_all_bytes() const { return {rows() * row_bytes().count}; }  ///< a rank's input
-  /// Matrix products of `rows` expert rows on one rank. SwiGLU's gate and up projections are one
-  /// product of twice the width. Requires num_experts % num_ranks == 0.
-  GemmShapes gemms(Pass pass, std::int64_t rows, std::int64_t num_ranks) const;
+  /// Shapes of an expert task's matrix products on one rank, without rows. SwiGLU's gate and up
+  /// projections are one product of twice the width. Requires num_experts % num_ranks == 0.
+  GemmShapes gemms(ProductKind kind, std::int64_t num_ranks) const;
   /// Requires num_experts % num_ranks == 0.
   ExpertSizes expert_sizes(std::int64_t num_ranks) const {
     return {num_experts / num_ranks, model_dim, hidden_dim};
   }
-  /// Memory traffic of the activation function (both directions when `pass` is a backward one).
-  Bytes activation_bytes(Pass pass, std::int64_t rows) const;
-  /// Memory traffic of packing `rows` received rows by expert and unpacking the results: each row
-  /// read and written twice. 0 for a weight gradient, which uses what is packed already, and where
-  /// one rank or one expert a rank makes both orders the same.
-  Bytes layout_bytes(Pass pass, std::int64_t rows, std::int64_t num_ranks) const;
+  /// Memory traffic of the activation function for one row; none for a weight gradient.
+  Bytes activation_bytes_per_row(ProductKind kind) const;
+  /// Memory traffic of packing a received row by expert and unpacking its result: both read and
+  /// written. 0 for a weight gradient, which uses what is packed already, and where one rank or one
+  /// expert a rank makes both orders the same.
+  Bytes layout_bytes_per_row(ProductKind kind, std::int64_t num_ranks) const;
+  /// The work of one expert task. Requires num_experts % num_ranks == 0.
+  Products products(ProductKind kind, PerRank<std::int64_t> rows, std::int64_t num_ranks) const;
   /// Weights and gradients of the local experts plus the row buffers a training step keeps: eleven
   /// model_dim wide and five hidden_dim wide (seven for SwiGLU; activations saved for backward,
   /// their gradients and the layout copies around the experts). Optimizer state is not counted.

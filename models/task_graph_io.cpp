@@ -9,92 +9,120 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "models/boost_graph.hpp"
 #include "models/error.hpp"
 #include "models/json_reader.hpp"
+#include "models/queue_json.hpp"
 
 namespace pipemoe {
 namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr const char* kSchema = "pipemoe.task_graph/2";
+constexpr const char* kSchema = "pipemoe.task_graph/3";
 
 // ---- writing ----
 
-struct WriteWork {
-  Json& json;
+Json amount_json(std::int64_t amount) { return amount; }
+Json amount_json(Bytes bytes) { return bytes.count; }
+Json amount_json(Seconds time) { return time.count(); }
 
-  void operator()(const Gate& gate) const { json["traffic_bytes"] = gate.traffic.count; }
-  void operator()(const Permute& permute) const { json["traffic_bytes"] = permute.traffic.count; }
-  void operator()(const Unpermute& unpermute) const {
-    json["traffic_bytes"] = unpermute.traffic.count;
-  }
-  void operator()(const AllToAll& exchange) const {
-    write_traffic(exchange.traffic);
-    if (exchange.experts == ExpertSizes{}) return;
-    json["experts_per_rank"] = exchange.experts.experts_per_rank;
-    json["model_dim"] = exchange.experts.model_dim;
-    json["hidden_dim"] = exchange.experts.hidden_dim;
-  }
-  void write_traffic(const TrafficMatrix& traffic) const {
-    if (traffic.is_balanced()) {
-      json["bytes_per_rank"] = traffic.per_rank().count;
-      if (traffic.is_uniform()) return;
-      json["group_size"] = traffic.group_size();
-      json["group_shift"] = traffic.group_shift();
-      return;
-    }
+// A number, or a list with one for each rank.
+template <class T>
+Json per_rank_json(const PerRank<T>& values) {
+  if (values.is_uniform()) return amount_json(values[0]);
+  Json list = Json::array();
+  for (const T& value : values.each()) list.push_back(amount_json(value));
+  return list;
+}
+
+void write_traffic(Json& json, const TrafficMatrix& traffic) {
+  if (!traffic.is_balanced()) {
     json["bytes_by_pair"] = Json::array();
     for (const Bytes bytes : traffic.pairs()) json["bytes_by_pair"].push_back(bytes.count);
+    return;
   }
-  void operator()(const ExpertFfn& expert) const {
-    json["dtype"] = to_string(expert.dtype);
-    json["both_gradients"] = expert.pass == Pass::Backward;
-    json["activation"] = to_string(expert.activation);
-    json["activation_traffic_bytes"] = expert.activation_traffic.count;
-    json["layout_traffic_bytes"] = expert.layout_traffic.count;
-    json["gemms"] = Json::array();
-    for (const GemmShape& gemm : expert.gemms) {
-      json["gemms"].push_back(
-          {{"groups", gemm.groups}, {"rows", gemm.rows}, {"n", gemm.n}, {"k", gemm.k}});
-    }
-  }
-};
+  json["bytes_per_rank"] = traffic.per_rank().count;
+  if (traffic.is_uniform()) return;
+  json["block_size"] = traffic.block_size();
+  json["block_shift"] = traffic.block_shift();
+}
 
-Json task_json(const Task& task) {
-  Json json{{"task", task.name()},
-            {"operation", to_string(kind_of(task.operation))},
-            {"layer", task.layer},
-            {"chunk", task.chunk},
-            {"phase", to_string(task.phase)},
-            {"stream", to_string(task.stream)}};
-  std::visit(WriteWork{json}, task.operation);
-  return json;
+Json work_json(const Work& work) {
+  return std::visit(
+      Overloaded{
+          [](const Products& products) {
+            Json json{{"shape", "products"},
+                      {"kind", to_string(products.kind)},
+                      {"dtype", to_string(products.dtype)},
+                      {"activation", to_string(products.activation)},
+                      {"rows", per_rank_json(products.rows)},
+                      {"activation_bytes_per_row", products.activation_bytes_per_row.count},
+                      {"layout_bytes_per_row", products.layout_bytes_per_row.count}};
+            json["gemms"] = Json::array();
+            for (const GemmShape& gemm : products.shapes) {
+              json["gemms"].push_back({{"groups", gemm.groups}, {"n", gemm.n}, {"k", gemm.k}});
+            }
+            return json;
+          },
+          [](const MemoryTraffic& memory) {
+            return Json{{"shape", "memory_traffic"},
+                        {"kernel", to_string(memory.kernel)},
+                        {"bytes", per_rank_json(memory.bytes)}};
+          },
+          [](const Collective& collective) {
+            Json json{{"shape", "collective"},
+                      {"kind", to_string(collective.kind)},
+                      {"group", to_string(collective.group)}};
+            write_traffic(json, collective.traffic);
+            return json;
+          },
+          [](const Timed& timed) {
+            return Json{{"shape", "timed"}, {"seconds", per_rank_json(timed.duration)}};
+          }},
+      work);
+}
+
+Json task_json(const TaskGraph& graph, const Task& task) {
+  return {{"task", task.name()},
+          {"microbatch", task.key.microbatch},
+          {"block", task.key.block},
+          {"pass", to_string(task.key.pass)},
+          {"step", to_string(task.key.step)},
+          {"chunk", task.key.chunk},
+          {"stage", task.key.stage},
+          {"queue", graph.queues()[task.queue].name},
+          {"work", work_json(task.work)}};
 }
 
 // ---- reading ----
 
 constexpr std::int64_t kMaxCount = std::int64_t{1} << 62;
+constexpr std::int64_t kMaxRows = std::int64_t{1} << 40;
+constexpr std::int64_t kMaxDim = std::int64_t{1} << 24;
+constexpr double kMaxSeconds = 1e9;
 
-Bytes read_bytes(JsonObject& object, const char* key) {
-  return {object.integer(key, 0, kMaxCount)};
+template <class T, class Read>
+PerRank<T> read_per_rank(JsonObject& object, const char* key, std::int64_t num_ranks, Read read) {
+  const Json& value = object.member(key);
+  if (!value.is_array()) return PerRank<T>(read(value));
+  std::vector<T> each;
+  for (const auto& one : value) each.push_back(read(one));
+  if (each.size() != static_cast<std::size_t>(num_ranks)) {
+    object.fail(
+        key, fmt::format("has {} values, must have {}: one for each rank", each.size(), num_ranks));
+  }
+  return PerRank<T>(std::move(each));
 }
 
-TrafficMatrix read_traffic(JsonObject& object, std::int64_t num_ranks) {
-  if (!object.has("bytes_by_pair")) {
-    const Bytes bytes = read_bytes(object, "bytes_per_rank");
-    if (!object.has("group_size")) return TrafficMatrix::uniform(bytes);
-    const std::int64_t size = object.integer("group_size", 1, num_ranks);
-    if (num_ranks % size != 0) object.fail("group_size", "must divide the ranks");
-    return TrafficMatrix::between_groups(bytes, size,
-                                         object.integer("group_shift", 0, num_ranks / size - 1));
+std::int64_t read_count(const JsonObject& object, const char* key, const Json& value,
+                        std::int64_t most) {
+  if (!value.is_number_integer()) object.fail(key, "must be an integer, or a list of integers");
+  const auto number = value.get<std::int64_t>();
+  if (number < 0 || number > most) {
+    object.fail(key, fmt::format("is {}, must be 0..{}", number, most));
   }
-  std::vector<Bytes> pairs;
-  for (const auto& value : object.array("bytes_by_pair")) {
-    if (!value.is_number_integer()) object.fail("bytes_by_pair", "must hold integers");
-    pairs.push_back({value.get<std::int64_t>()});
-  }
-  return TrafficMatrix::of_pairs(num_ranks, std::move(pairs));
+  return number;
 }
 
 GemmShapes read_gemms(JsonObject& object) {
@@ -102,67 +130,92 @@ GemmShapes read_gemms(JsonObject& object) {
   for (const auto& item : object.array("gemms")) {
     JsonObject gemm(item, object.path("gemms"));
     if (gemms.size() == gemms.capacity()) object.fail("gemms", "must hold at most 4");
-    gemms.push_back({gemm.integer("groups", 1, kMaxCount), gemm.integer("rows", 0, kMaxCount),
-                     gemm.integer("n", 1, kMaxCount), gemm.integer("k", 1, kMaxCount)});
+    gemms.push_back({gemm.integer("groups", 1, kMaxDim), 0, gemm.integer("n", 1, kMaxDim),
+                     gemm.integer("k", 1, kMaxDim)});
     gemm.finish();
   }
   return gemms;
 }
 
-ExpertFfn read_expert(JsonObject& object, Pass pass) {
-  ExpertFfn expert;
-  expert.pass = pass;
-  expert.dtype = object.word("dtype", dtype_from);
-  if (object.boolean("both_gradients")) {
-    if (pass != Pass::Forward) object.fail("both_gradients", "is for operation expert only");
-    expert.pass = Pass::Backward;
+Products read_products(JsonObject& object, std::int64_t num_ranks) {
+  Products products;
+  products.kind = object.word("kind", product_kind_from);
+  products.dtype = object.word("dtype", dtype_from);
+  products.activation = object.word("activation", activation_from);
+  products.rows = read_per_rank<std::int64_t>(object, "rows", num_ranks, [&](const Json& value) {
+    return read_count(object, "rows", value, kMaxRows);
+  });
+  constexpr std::int64_t kMaxRowBytes = std::int64_t{1} << 30;
+  products.activation_bytes_per_row = {object.integer("activation_bytes_per_row", 0, kMaxRowBytes)};
+  products.layout_bytes_per_row = {object.integer("layout_bytes_per_row", 0, kMaxRowBytes)};
+  products.shapes = read_gemms(object);
+  return products;
+}
+
+TrafficMatrix read_traffic(JsonObject& object, std::int64_t num_ranks) {
+  if (object.has("bytes_by_pair")) {
+    std::vector<Bytes> pairs;
+    for (const auto& value : object.array("bytes_by_pair")) {
+      pairs.push_back({read_count(object, "bytes_by_pair", value, kMaxCount)});
+    }
+    return TrafficMatrix::of_pairs(num_ranks, std::move(pairs));
   }
-  expert.activation = object.word("activation", activation_from);
-  expert.activation_traffic = read_bytes(object, "activation_traffic_bytes");
-  expert.layout_traffic = read_bytes(object, "layout_traffic_bytes");
-  expert.gemms = read_gemms(object);
-  return expert;
+  const Bytes bytes{object.integer("bytes_per_rank", 0, kMaxCount)};
+  if (!object.has("block_size")) return TrafficMatrix::uniform(bytes);
+  const std::int64_t size = object.integer("block_size", 1, num_ranks);
+  if (num_ranks % size != 0) object.fail("block_size", "must divide the ranks");
+  return TrafficMatrix::between_blocks(bytes, size,
+                                       object.integer("block_shift", 0, num_ranks / size - 1));
 }
 
-AllToAll read_exchange(JsonObject& object, Purpose purpose, std::int64_t num_ranks) {
-  AllToAll exchange{purpose, read_traffic(object, num_ranks)};
-  if (!object.has("experts_per_rank")) return exchange;
-  exchange.experts = {object.integer("experts_per_rank", 1, kMaxCount),
-                      object.integer("model_dim", 1, kMaxCount),
-                      object.integer("hidden_dim", 1, kMaxCount)};
-  return exchange;
-}
-
-Operation read_operation(JsonObject& object, std::int64_t num_ranks) {
-  switch (object.word("operation", operation_kind_from)) {
-    case OperationKind::Gate:
-      return Gate{read_bytes(object, "traffic_bytes")};
-    case OperationKind::Permute:
-      return Permute{read_bytes(object, "traffic_bytes")};
-    case OperationKind::Unpermute:
-      return Unpermute{read_bytes(object, "traffic_bytes")};
-    case OperationKind::Dispatch:
-      return read_exchange(object, Purpose::Dispatch, num_ranks);
-    case OperationKind::Combine:
-      return read_exchange(object, Purpose::Combine, num_ranks);
-    case OperationKind::Expert:
-      return read_expert(object, Pass::Forward);
-    case OperationKind::ExpertInputGradient:
-      return read_expert(object, Pass::InputGradient);
-    case OperationKind::ExpertWeightGradient:
-      return read_expert(object, Pass::WeightGradient);
+Work read_work(const Json& json, std::int64_t num_ranks) {
+  JsonObject object(json, "work");
+  const std::string shape = object.text("shape");
+  Work work;
+  if (shape == "products") {
+    work = read_products(object, num_ranks);
+  } else if (shape == "memory_traffic") {
+    const MemoryKernel kernel = object.word("kernel", memory_kernel_from);
+    work = MemoryTraffic{kernel,
+                         read_per_rank<Bytes>(object, "bytes", num_ranks, [&](const Json& value) {
+                           return Bytes{read_count(object, "bytes", value, kMaxCount)};
+                         })};
+  } else if (shape == "collective") {
+    const CollectiveKind kind = object.word("kind", collective_kind_from);
+    const Group group = object.word("group", group_from);
+    work = Collective{kind, group, read_traffic(object, num_ranks)};
+  } else if (shape == "timed") {
+    work = Timed{read_per_rank<Seconds>(object, "seconds", num_ranks, [&](const Json& value) {
+      const double seconds = value.is_number() ? value.get<double>() : -1;
+      if (!(seconds >= 0 && seconds <= kMaxSeconds)) {
+        object.fail("seconds",
+                    fmt::format("must be a number of 0..{:g}, or a list of them", kMaxSeconds));
+      }
+      return Seconds{seconds};
+    })};
+  } else {
+    object.fail("shape", fmt::format("is {}, must be one of products, memory_traffic, collective, "
+                                     "timed",
+                                     shape));
   }
-  throw std::logic_error("pipemoe bug: unknown operation kind");
+  object.finish();
+  return work;
 }
 
-Task read_task(JsonObject& object, std::int64_t num_ranks) {
+Task read_task(JsonObject& object, const std::vector<Queue>& queues, std::int64_t num_ranks) {
   constexpr std::int64_t kMaxIndex = 1'000'000;
+  const auto index = [&](const char* key) {
+    return static_cast<int>(object.integer(key, 0, kMaxIndex));
+  };
   Task task;
-  task.layer = static_cast<int>(object.integer("layer", 0, kMaxIndex));
-  task.chunk = static_cast<int>(object.integer("chunk", 0, kMaxIndex));
-  task.phase = object.word("phase", phase_from);
-  task.stream = object.word("stream", stream_from);
-  task.operation = read_operation(object, num_ranks);
+  task.key = {index("microbatch"),
+              index("block"),
+              object.word("pass", pass_from),
+              object.word("step", step_from),
+              index("chunk"),
+              index("stage")};
+  task.queue = read_queue_name(object, queues);
+  task.work = read_work(object.member("work"), num_ranks);
   const std::string name = object.text("task");
   if (name != task.name()) object.fail("task", fmt::format("is {}, must be {}", name, task.name()));
   object.finish();
@@ -188,29 +241,34 @@ TaskGraph read_graph(const Json& json) {
     root.fail("schema", fmt::format("is {}, must be {}", schema, kSchema));
   }
   const std::int64_t num_ranks = root.integer("num_ranks", 1, 1 << 26);
-  TaskGraphBuilder builder(root.text("schedule"), num_ranks);
+  const std::string schedule = root.text("schedule");
+  const std::vector<Queue> queues = read_queues(root);
+  TaskGraphBuilder builder(schedule, num_ranks, queues);
   NamedTasks names;
   for (const auto& item : root.array("tasks")) {
     JsonObject object(item, "task");
-    const Task task = read_task(object, num_ranks);
+    const Task task = read_task(object, queues, num_ranks);
     names.add(task.name(), builder.add(task));
   }
   for (const auto& edge : root.array("dependencies")) {
-    if (!edge.is_array() || edge.size() != 2)
+    if (!edge.is_array() || edge.size() != 2) {
       root.fail("dependencies", "must hold [before, after]");
+    }
     builder.depend(names.find(root, "dependencies", edge[0]),
                    names.find(root, "dependencies", edge[1]));
   }
-  JsonObject orders(root.member("stream_order"), "stream_order");
-  for (const Stream stream : kStreams) {
-    const std::string key = to_string(stream);
-    for (const auto& name : orders.array(key.c_str())) {
-      builder.enqueue(names.find(orders, key.c_str(), name), stream);
+  JsonObject orders(root.member("queue_order"), "queue_order");
+  for (std::size_t i = 0; i < queues.size(); ++i) {
+    const char* key = queues[i].name.c_str();
+    for (const auto& name : orders.array(key)) {
+      builder.enqueue(names.find(orders, key, name), static_cast<QueueId>(i));
     }
   }
   orders.finish();
   root.finish();
-  return std::move(builder).build();
+  TaskGraph graph = std::move(builder).build();
+  check_conservation(graph);
+  return graph;
 }
 
 // ---- properties shared by DOT and GraphML ----
@@ -224,15 +282,19 @@ auto vertex_property(Function function) {
 
 std::string to_json(const TaskGraph& graph) {
   Json json{{"schema", kSchema}, {"schedule", graph.schedule()}, {"num_ranks", graph.num_ranks()}};
+  json["queues"] = Json::array();
+  for (const Queue& queue : graph.queues()) json["queues"].push_back(queue_json(queue));
   json["tasks"] = Json::array();
-  for (const Task& task : graph.tasks()) json["tasks"].push_back(task_json(task));
+  for (const Task& task : graph.tasks()) json["tasks"].push_back(task_json(graph, task));
   json["dependencies"] = Json::array();
   for (const auto& [before, after] : graph.dependencies()) {
     json["dependencies"].push_back({graph.task(before).name(), graph.task(after).name()});
   }
-  for (const Stream stream : kStreams) {
-    Json& order = json["stream_order"][to_string(stream)] = Json::array();
-    for (const TaskId id : graph.stream_order(stream)) order.push_back(graph.task(id).name());
+  for (std::size_t i = 0; i < graph.queues().size(); ++i) {
+    Json& order = json["queue_order"][graph.queues()[i].name] = Json::array();
+    for (const TaskId id : graph.queue_order(static_cast<QueueId>(i))) {
+      order.push_back(graph.task(id).name());
+    }
   }
   return json.dump(1) + "\n";
 }
@@ -248,13 +310,14 @@ TaskGraph task_graph_from_json(std::string_view text, const std::string& origin)
 }
 
 std::string to_dot(const TaskGraph& graph) {
+  const BoostGraph structure = boost_graph(graph);
   const auto write_vertex = [&](std::ostream& out, TaskId id) {
     const Task& task = graph.task(id);
-    out << fmt::format("[label=\"{} {}\", group={}]", to_string(kind_of(task.operation)),
-                       task.chunk, to_string(task.stream));
+    out << fmt::format("[label=\"{} {}\", group={}]", to_string(task.key.step), task.key.chunk,
+                       graph.queues()[task.queue].name);
   };
   const auto write_edge = [&](std::ostream& out, const auto& edge) {
-    const bool order = graph.structure()[edge] == Precedence::StreamOrder;
+    const bool order = structure[edge] == Precedence::QueueOrder;
     out << (order ? "[style=dashed]" : "[style=solid]");
   };
   const auto write_graph = [](std::ostream& out) {
@@ -262,11 +325,12 @@ std::string to_dot(const TaskGraph& graph) {
   };
   std::ostringstream text;
   const auto names = vertex_property([&](TaskId id) { return graph.task(id).name(); });
-  boost::write_graphviz(text, graph.structure(), write_vertex, write_edge, write_graph, names);
+  boost::write_graphviz(text, structure, write_vertex, write_edge, write_graph, names);
   return text.str();
 }
 
 std::string to_graphml(const TaskGraph& graph) {
+  const BoostGraph structure = boost_graph(graph);
   const auto of_task = [&](auto member) {
     return vertex_property([&graph, member](TaskId id) { return member(graph.task(id)); });
   };
@@ -275,22 +339,23 @@ std::string to_graphml(const TaskGraph& graph) {
     properties.property(name, of_task(member));
   };
   add("task", [](const Task& task) { return task.name(); });
-  add("operation", [](const Task& task) { return to_string(kind_of(task.operation)); });
-  add("layer", [](const Task& task) { return task.layer; });
-  add("chunk", [](const Task& task) { return task.chunk; });
-  add("phase", [](const Task& task) { return to_string(task.phase); });
-  add("stream", [](const Task& task) { return to_string(task.stream); });
-  add("exchanged_bytes", [](const Task& task) { return exchanged_bytes(task.operation).count; });
-  add("flops", [](const Task& task) { return expert_flops(task.operation).count; });
-  using EdgeDescriptor = boost::graph_traits<TaskGraph::Structure>::edge_descriptor;
-  properties.property("precedence", boost::make_function_property_map<EdgeDescriptor>(
-                                        [&](const EdgeDescriptor& edge) -> std::string {
-                                          return graph.structure()[edge] == Precedence::Data
-                                                     ? "data"
-                                                     : "stream_order";
-                                        }));
+  add("microbatch", [](const Task& task) { return task.key.microbatch; });
+  add("block", [](const Task& task) { return task.key.block; });
+  add("pass", [](const Task& task) { return to_string(task.key.pass); });
+  add("step", [](const Task& task) { return to_string(task.key.step); });
+  add("chunk", [](const Task& task) { return task.key.chunk; });
+  add("stage", [](const Task& task) { return task.key.stage; });
+  add("queue", [&](const Task& task) { return graph.queues()[task.queue].name; });
+  add("collective_bytes", [](const Task& task) { return collective_bytes(task.work).count; });
+  add("flops", [](const Task& task) { return product_flops(task.work).count; });
+  using EdgeDescriptor = boost::graph_traits<BoostGraph>::edge_descriptor;
+  properties.property("precedence",
+                      boost::make_function_property_map<EdgeDescriptor>(
+                          [&](const EdgeDescriptor& edge) -> std::string {
+                            return structure[edge] == Precedence::Data ? "data" : "queue_order";
+                          }));
   std::ostringstream text;
-  boost::write_graphml(text, graph.structure(), properties, true);
+  boost::write_graphml(text, structure, properties, true);
   return text.str();
 }
 

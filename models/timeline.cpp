@@ -9,12 +9,12 @@ namespace {
 
 using Interval = std::pair<Seconds, Seconds>;
 
-// Sorted, disjoint intervals in which a rank's chosen streams run something.
+// Sorted, disjoint intervals in which a rank's chosen resources run something.
 template <class Chosen>
-std::vector<Interval> active(const std::vector<Span>& spans, int rank, Chosen chosen) {
+std::vector<Interval> active(const Timeline& timeline, int rank, Chosen chosen) {
   std::vector<Interval> sorted;
-  for (const Span& span : spans) {
-    if (span.rank == rank && chosen(span.stream) && span.end > span.start) {
+  for (const Span& span : timeline.spans) {
+    if (span.rank == rank && chosen(timeline.resource_of(span)) && span.end > span.start) {
       sorted.emplace_back(span.start, span.end);
     }
   }
@@ -46,8 +46,6 @@ Seconds common_length(const std::vector<Interval>& a, const std::vector<Interval
   return sum;
 }
 
-bool is_communication(Stream stream) { return stream != Stream::Compute; }
-
 }  // namespace
 
 std::vector<int> Timeline::ranks() const {
@@ -65,23 +63,23 @@ Seconds Timeline::makespan() const {
 Seconds Timeline::forward() const {
   Seconds last{};
   for (const Span& span : spans) {
-    if (span.task.phase == Phase::Forward) last = std::max(last, span.end);
+    if (span.task.pass == Pass::Forward) last = std::max(last, span.end);
   }
   return last;
 }
 
-Seconds Timeline::busy(Stream stream, int rank) const {
-  return length(active(spans, rank, [stream](Stream other) { return other == stream; }));
+Seconds Timeline::busy(Resource resource, int rank) const {
+  return length(active(*this, rank, [resource](Resource other) { return other == resource; }));
 }
 
 Seconds Timeline::communication(int rank) const {
-  return length(active(spans, rank, is_communication));
+  return length(active(*this, rank, is_communication));
 }
 
 Seconds Timeline::exposed_communication(int rank) const {
-  const auto communicating = active(spans, rank, is_communication);
+  const auto communicating = active(*this, rank, is_communication);
   const auto computing =
-      active(spans, rank, [](Stream stream) { return !is_communication(stream); });
+      active(*this, rank, [](Resource resource) { return resource == Resource::Compute; });
   return length(communicating) - common_length(communicating, computing);
 }
 

@@ -1,9 +1,11 @@
 // When each task ran, predicted or measured: the one result type.
 #pragma once
 
-#include <string>
+#include <array>
+#include <optional>
 #include <vector>
 
+#include "models/costs.hpp"
 #include "models/provenance.hpp"
 #include "models/task_graph.hpp"
 #include "models/units.hpp"
@@ -13,7 +15,7 @@ namespace pipemoe {
 /// One task on one rank; times since the iteration's start.
 struct Span {
   TaskKey task;
-  Stream stream = Stream::Compute;
+  QueueId queue = 0;  ///< of the timeline's queues
   int rank = 0;
   Seconds start{};
   Seconds end{};
@@ -22,11 +24,16 @@ struct Span {
   bool operator==(const Span&) const = default;
 };
 
+/// Shares of the makespan, 0..1, that rest on each basis of a cost, in the order of kBases.
+using BasisShares = std::array<double, kBases.size()>;
+
 struct Timeline {
   Provenance provenance;
+  std::vector<Queue> queues;
   std::vector<Span> spans;
   /// Makespans of all measured iterations in order; empty for a prediction.
   std::vector<Seconds> repeats = {};
+  std::optional<BasisShares> basis = std::nullopt;  ///< of a prediction
 
   /// Ranks that have spans, ascending.
   std::vector<int> ranks() const;
@@ -36,9 +43,10 @@ struct Timeline {
   Seconds forward() const;
   /// The rest of the makespan.
   Seconds backward() const { return makespan() - forward(); }
-  /// Time in which `rank`'s stream ran a task.
-  Seconds busy(Stream stream, int rank = 0) const;
-  /// Time in which any communication stream of `rank` ran a task.
+  Resource resource_of(const Span& span) const { return queues[span.queue].resource; }
+  /// Time in which any queue of `rank` with this resource ran a task.
+  Seconds busy(Resource resource, int rank = 0) const;
+  /// Time in which any communication queue of `rank` ran a task.
   Seconds communication(int rank = 0) const;
   /// The part of it in which the rank computed nothing.
   Seconds exposed_communication(int rank = 0) const;

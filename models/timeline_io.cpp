@@ -8,13 +8,14 @@
 
 #include "models/error.hpp"
 #include "models/json_reader.hpp"
+#include "models/queue_json.hpp"
 
 namespace pipemoe {
 namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr const char* kSchema = "pipemoe.timeline/1";
+constexpr const char* kSchema = "pipemoe.timeline/2";
 
 Json provenance_json(const Provenance& from) {
   return {{"program", from.program},
@@ -47,28 +48,35 @@ Provenance read_provenance(const Json& json) {
   return from;
 }
 
-Json span_json(const Span& span) {
+Json span_json(const Timeline& timeline, const Span& span) {
   return {{"task", span.task.name()},
-          {"operation", to_string(span.task.operation)},
-          {"layer", span.task.layer},
+          {"microbatch", span.task.microbatch},
+          {"block", span.task.block},
+          {"pass", to_string(span.task.pass)},
+          {"step", to_string(span.task.step)},
           {"chunk", span.task.chunk},
-          {"phase", to_string(span.task.phase)},
-          {"stream", to_string(span.stream)},
+          {"stage", span.task.stage},
+          {"queue", timeline.queues[span.queue].name},
           {"rank", span.rank},
           {"start_s", span.start.count()},
           {"end_s", span.end.count()}};
 }
 
-Span read_span(const Json& json) {
+Span read_span(const Json& json, const std::vector<Queue>& queues) {
   constexpr std::int64_t kMaxIndex = 100'000'000;
   JsonObject object(json, "span");
+  const auto index = [&](const char* key) {
+    return static_cast<int>(object.integer(key, 0, kMaxIndex));
+  };
   Span span;
-  span.task.operation = object.word("operation", operation_kind_from);
-  span.task.layer = static_cast<int>(object.integer("layer", 0, kMaxIndex));
-  span.task.chunk = static_cast<int>(object.integer("chunk", 0, kMaxIndex));
-  span.task.phase = object.word("phase", phase_from);
-  span.stream = object.word("stream", stream_from);
-  span.rank = static_cast<int>(object.integer("rank", 0, kMaxIndex));
+  span.task = {index("microbatch"),
+               index("block"),
+               object.word("pass", pass_from),
+               object.word("step", step_from),
+               index("chunk"),
+               index("stage")};
+  span.queue = read_queue_name(object, queues);
+  span.rank = index("rank");
   span.start = Seconds{object.number("start_s")};
   span.end = Seconds{object.number("end_s")};
   if (span.start < Seconds{} || span.end < span.start) {
@@ -77,6 +85,17 @@ Span read_span(const Json& json) {
   if (object.text("task") != span.task.name()) object.fail("task", "must be " + span.task.name());
   object.finish();
   return span;
+}
+
+std::optional<BasisShares> read_basis(JsonObject& root) {
+  if (!root.has("basis")) return std::nullopt;
+  JsonObject object(root.member("basis"), "basis");
+  BasisShares shares{};
+  for (const Basis basis : kBases) {
+    shares[static_cast<std::size_t>(basis)] = object.number(to_string(basis).c_str());
+  }
+  object.finish();
+  return shares;
 }
 
 std::vector<Seconds> read_repeats(JsonObject& root) {
@@ -94,11 +113,17 @@ std::vector<Seconds> read_repeats(JsonObject& root) {
 
 Timeline read_timeline(const Json& json) {
   JsonObject root(json, "timeline");
-  if (root.text("schema") != kSchema) root.fail("schema", std::string("must be ") + kSchema);
+  if (const std::string schema = root.text("schema"); schema != kSchema) {
+    root.fail("schema", fmt::format("is {}, must be {}", schema, kSchema));
+  }
   Timeline timeline;
   timeline.provenance = read_provenance(root.member("provenance"));
-  for (const auto& span : root.array("spans")) timeline.spans.push_back(read_span(span));
+  timeline.queues = read_queues(root);
+  for (const auto& span : root.array("spans")) {
+    timeline.spans.push_back(read_span(span, timeline.queues));
+  }
   timeline.repeats = read_repeats(root);
+  timeline.basis = read_basis(root);
   for (const char* derived : {"makespan_s", "forward_s", "backward_s"}) root.number(derived);
   root.finish();
   return timeline;
@@ -111,13 +136,13 @@ Json track_name(const char* what, int process, int thread, const std::string& na
 
 Json trace_event(const Span& span, int process) {
   constexpr double kMicrosecondsPerSecond = 1e6;
-  return {{"name", fmt::format("{} {}", to_string(span.task.operation), span.task.chunk)},
-          {"cat", to_string(span.task.phase)},
+  return {{"name", fmt::format("{} {}", to_string(span.task.step), span.task.chunk)},
+          {"cat", to_string(span.task.pass)},
           {"ph", "X"},
           {"ts", span.start.count() * kMicrosecondsPerSecond},
           {"dur", span.duration().count() * kMicrosecondsPerSecond},
           {"pid", process},
-          {"tid", static_cast<int>(span.stream)},
+          {"tid", static_cast<int>(span.queue)},
           {"args", {{"task", span.task.name()}}}};
 }
 
@@ -130,8 +155,15 @@ std::string to_json(const Timeline& timeline) {
             {"forward_s", timeline.forward().count()},
             {"backward_s", timeline.backward().count()}};
   for (const Seconds repeat : timeline.repeats) json["repeats_s"].push_back(repeat.count());
+  if (timeline.basis) {
+    for (const Basis basis : kBases) {
+      json["basis"][to_string(basis)] = (*timeline.basis)[static_cast<std::size_t>(basis)];
+    }
+  }
+  json["queues"] = Json::array();
+  for (const Queue& queue : timeline.queues) json["queues"].push_back(queue_json(queue));
   json["spans"] = Json::array();
-  for (const Span& span : timeline.spans) json["spans"].push_back(span_json(span));
+  for (const Span& span : timeline.spans) json["spans"].push_back(span_json(timeline, span));
   return json.dump(1) + "\n";
 }
 
@@ -146,12 +178,13 @@ Timeline timeline_from_json(std::string_view text, const std::string& origin) {
 }
 
 std::string to_csv(const Timeline& timeline) {
-  std::string text = "task,operation,layer,chunk,phase,stream,rank,start_s,end_s\n";
+  std::string text = "task,microbatch,block,pass,step,chunk,stage,queue,rank,start_s,end_s\n";
   for (const Span& span : timeline.spans) {
-    text += fmt::format("{},{},{},{},{},{},{},{},{}\n", span.task.name(),
-                        to_string(span.task.operation), span.task.layer, span.task.chunk,
-                        to_string(span.task.phase), to_string(span.stream), span.rank,
-                        span.start.count(), span.end.count());
+    const TaskKey& task = span.task;
+    text += fmt::format("{},{},{},{},{},{},{},{},{},{},{}\n", task.name(), task.microbatch,
+                        task.block, to_string(task.pass), to_string(task.step), task.chunk,
+                        task.stage, timeline.queues[span.queue].name, span.rank, span.start.count(),
+                        span.end.count());
   }
   return text;
 }
@@ -161,18 +194,18 @@ std::string to_chrome_trace(const std::vector<std::pair<std::string, const Timel
   int first_process = 1;
   for (const auto& [title, timeline] : timelines) {
     std::set<int> ranks;
-    std::set<std::pair<int, Stream>> tracks;
+    std::set<std::pair<int, QueueId>> tracks;
     for (const Span& span : timeline->spans) {
       ranks.insert(span.rank);
-      tracks.emplace(span.rank, span.stream);
+      tracks.emplace(span.rank, span.queue);
     }
     for (const int rank : ranks) {
       events.push_back(track_name("process_name", first_process + rank, 0,
                                   fmt::format("{}, rank {}", title, rank)));
     }
-    for (const auto& [rank, stream] : tracks) {
-      events.push_back(track_name("thread_name", first_process + rank, static_cast<int>(stream),
-                                  to_string(stream)));
+    for (const auto& [rank, queue] : tracks) {
+      events.push_back(
+          track_name("thread_name", first_process + rank, queue, timeline->queues[queue].name));
     }
     for (const Span& span : timeline->spans) {
       events.push_back(trace_event(span, first_process + span.rank));

@@ -8,8 +8,8 @@
 #include <fmt/core.h>
 
 #include "models/error.hpp"
-#include "models/schedules/pipelined_phase.hpp"
-#include "models/schedules/schedules.hpp"
+#include "models/schedules/layer_tasks.hpp"
+#include "models/schedules/list.hpp"
 
 namespace pipemoe::schedules {
 namespace {
@@ -17,32 +17,38 @@ namespace {
 Chunks peer_steps(const MoeLayer& layer, const Cluster& cluster) {
   const std::int64_t steps = cluster.nodes;
   if (layer.rows() % steps != 0) {
-    throw InputError(fmt::format("{}: schedule fastermoe needs rows ({}) that divide over {} nodes",
-                                 layer.name, layer.rows(), steps));
+    throw InputError(fmt::format("{}: schedule {} needs rows ({}) that divide over {} nodes",
+                                 layer.name, fastermoe.name, layer.rows(), steps));
   }
   const std::int64_t rows = layer.rows() / steps;
   const Bytes bytes{rows * layer.row_bytes().count};
-  const std::int64_t group = cluster.gpus_per_node;
+  const std::int64_t per_node = cluster.gpus_per_node;
+  const Group all = cluster.all_ranks();
   Chunks chunks;
   chunks.rows.assign(static_cast<std::size_t>(steps), rows);
-  chunks.traffic = [=](Direction direction, int step) {
-    const std::int64_t shift = direction == Direction::ToExperts ? steps - step : step;
-    return TrafficMatrix::between_groups(bytes, group, shift % steps);
+  chunks.collective = [=](Step step, Pass pass, int chunk) -> Collective {
+    if (chunk == 0) {
+      return {CollectiveKind::AllToAll, {per_node, 1}, TrafficMatrix::uniform(bytes)};
+    }
+    const std::int64_t shift = step == step_to_experts(pass) ? steps - chunk : chunk;
+    return {CollectiveKind::AllToAll, all, TrafficMatrix::between_blocks(bytes, per_node, shift)};
   };
   return chunks;
 }
 
-}  // namespace
-
-TaskGraph fastermoe(const MoeLayer& layer, const Cluster& cluster, Degrees degrees) {
-  if (degrees != Degrees{1, 1}) {
-    throw InputError("schedule fastermoe splits by node, not by degree: leave the degrees at 1");
-  }
+TaskGraph build(const MoeLayer& layer, const Cluster& cluster, const Choice&) {
   const LayerTasks tasks(layer, cluster.num_ranks());
-  TaskGraphBuilder builder("fastermoe", cluster.num_ranks());
+  TaskGraphBuilder builder(fastermoe.name, cluster.num_ranks(), compute_and_communication());
   const Chunks chunks = peer_steps(layer, cluster);
   append_backward(builder, tasks, chunks, append_forward(builder, tasks, chunks));
   return std::move(builder).build();
 }
+
+}  // namespace
+
+const Schedule fastermoe{.name = "fastermoe",
+                         .summary = "split by peer: one step for each node (FasterMoE)",
+                         .knobs = no_knobs,
+                         .build = build};
 
 }  // namespace pipemoe::schedules

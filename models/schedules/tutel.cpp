@@ -1,30 +1,41 @@
 // Tutel (MLSys 2023): the two all-to-alls and the experts in r chunks of the capacity dimension on
-// a compute and one communication stream, one degree for both phases; backward takes the chunks in
+// a compute and one communication stream, one degree for both passes; backward takes the chunks in
 // reverse order, as autograd unrolls them. Tutel pads the capacity to a multiple of the degree;
 // here a degree that does not divide it is refused, so that nothing is padded unseen.
 #include <fmt/core.h>
 
 #include "models/error.hpp"
-#include "models/schedules/pipelined_phase.hpp"
-#include "models/schedules/schedules.hpp"
+#include "models/schedules/layer_tasks.hpp"
+#include "models/schedules/list.hpp"
 
 namespace pipemoe::schedules {
+namespace {
 
-TaskGraph tutel(const MoeLayer& layer, const Cluster& cluster, Degrees degrees) {
-  if (degrees.forward_degree != degrees.backward_degree) {
-    throw InputError(fmt::format("schedule tutel has one degree for both phases: {} and {} given",
-                                 degrees.forward_degree, degrees.backward_degree));
-  }
-  const std::vector<std::int64_t> rows = layer.chunk_rows(degrees.forward_degree);
-  if (layer.slots() % degrees.forward_degree != 0) {
-    throw InputError(fmt::format("{}: schedule tutel needs a degree that divides the {} slots: {}",
-                                 layer.name, layer.slots(), degrees.forward_degree));
+std::vector<Knob> knobs(const MoeLayer& layer, const Cluster&, std::int64_t max_degree) {
+  std::vector<std::int64_t> divisors = degrees_up_to(layer, max_degree);
+  std::erase_if(divisors, [&](std::int64_t degree) { return layer.slots() % degree != 0; });
+  return {{.name = "degree", .values = divisors}};
+}
+
+TaskGraph build(const MoeLayer& layer, const Cluster& cluster, const Choice& choice) {
+  const std::int64_t degree = chosen_degree(choice);
+  const std::vector<std::int64_t> rows = layer.chunk_rows(degree);
+  if (layer.slots() % degree != 0) {
+    throw InputError(fmt::format("{}: schedule {} needs a degree that divides the {} slots: {}",
+                                 layer.name, tutel.name, layer.slots(), degree));
   }
   const LayerTasks tasks(layer, cluster.num_ranks());
-  TaskGraphBuilder builder("tutel", cluster.num_ranks());
+  TaskGraphBuilder builder(tutel.name, cluster.num_ranks(), compute_and_communication());
   const TaskId output = append_forward(builder, tasks, {.rows = rows});
   append_backward(builder, tasks, {.rows = rows, .reversed = true}, output);
   return std::move(builder).build();
 }
+
+}  // namespace
+
+const Schedule tutel{.name = "tutel",
+                     .summary = "one degree for both passes, chunks reversed backward (Tutel)",
+                     .knobs = knobs,
+                     .build = build};
 
 }  // namespace pipemoe::schedules

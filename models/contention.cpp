@@ -1,4 +1,4 @@
-#include "models/slowdown.hpp"
+#include "models/contention.hpp"
 
 #include <fmt/core.h>
 
@@ -27,8 +27,7 @@ Slowdown::Slowdown(Points points) : points_(std::move(points)) {
   }
 }
 
-double Slowdown::at(Bytes in_flight) const {
-  const double bytes = in_flight.amount();
+double Slowdown::at(double bytes) const {
   const auto above = std::find_if(points_.begin(), points_.end(),
                                   [&](const auto& point) { return point.first >= bytes; });
   if (above == points_.begin()) return above->second;
@@ -38,14 +37,15 @@ double Slowdown::at(Bytes in_flight) const {
   return std::lerp(low, high, std::log(bytes / from) / std::log(to / from));
 }
 
-bool ExpertOverlap::is_of(const ExpertSizes& experts, Pass computed) const {
-  const bool forward = computed == Pass::Forward;
-  return sizes == experts && (!pass || (*pass == Pass::Forward) == forward);
+bool ExpertContention::is_of(const ExpertSizes& experts, ProductKind kind) const {
+  const Pass computed = kind == ProductKind::Forward ? Pass::Forward : Pass::Backward;
+  return sizes == experts && (!pass || *pass == computed);
 }
 
-const ExpertOverlap* Overlap::of(const ExpertSizes& sizes, Pass pass) const {
-  const auto found = std::find_if(experts.begin(), experts.end(),
-                                  [&](const ExpertOverlap& one) { return one.is_of(sizes, pass); });
+const ExpertContention* Contention::of(const ExpertSizes& sizes, ProductKind kind) const {
+  const auto found = std::find_if(experts.begin(), experts.end(), [&](const ExpertContention& one) {
+    return one.is_of(sizes, kind);
+  });
   return found == experts.end() ? nullptr : &*found;
 }
 
