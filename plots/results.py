@@ -164,7 +164,7 @@ def rendered(figure: Figure, suffix: str) -> bytes:
 def with_few_colours(png: io.BytesIO) -> bytes:
     """The same PNG with a palette instead of three bytes a pixel."""
     image = Image.open(png).convert("RGB").quantize(
-        COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        COLOURS, method=Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
     small = io.BytesIO()
     image.save(small, "PNG", optimize=True, dpi=(style.DOTS_PER_INCH, style.DOTS_PER_INCH))
     return small.getvalue()
