@@ -13,7 +13,7 @@ import style  # before matplotlib: it sets how that one behaves
 from matplotlib.figure import Figure
 from page import (GAP, LEFT, MARGIN, ROW_POINTS, SMALL_ROW, TEXT_ROW, TITLE_ROW, WIDTH, Page,
                   Unit)
-from results import InputError, exit_status, printable, section
+from results import InputError, check_writable, exit_status, printable, section
 from timeline import (LANE, LEGEND_ROW, PHASE_ROW, TICK_ROW, Span, Timeline, chosen_rank,
                       draw_header, draw_lanes, draw_legend, draw_phases, draw_time_axis,
                       lanes_and_spans, layer_line, load, run_line, small_print, suffix_of, title,
@@ -108,6 +108,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def run(options: argparse.Namespace) -> None:
     suffixes = [suffix_of(path) for path in options.output]
+    check_writable(options.output)
     if options.predicted == options.measured == "-":
         raise InputError("standard input can be one of the two only")
     predicted, measured = load(options.predicted), load(options.measured)

@@ -10,7 +10,7 @@ import os
 import sys
 
 import style  # before matplotlib: it sets how that one behaves
-from results import SUFFIXES, InputError, exit_status, rendered, write_all
+from results import SUFFIXES, InputError, check_writable, exit_status, rendered, write_all
 from study_choice import draw_choice, draw_optimum
 from study_comparisons import draw_regret, draw_speedup
 from study_degrees import draw_degrees
@@ -25,7 +25,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="study.py", description="Draw a study's results.")
     parser.add_argument("results", metavar="RESULTS", help="the output folder of pipemoe study")
     parser.add_argument("--output", metavar="FOLDER", required=True,
-                        help="where the pictures go, each as .png and .svg")
+                        help="where the pictures go")
+    parser.add_argument("--format", choices=SUFFIXES, help="of the pictures [png]", default="png")
     parser.add_argument("--cluster", metavar="NAME", help="[the first in summary.json]")
     parser.add_argument("--without-startup", metavar="RESULTS2",
                         help="the same layers with all start-up times zero: draws startup, too")
@@ -35,13 +36,23 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def figures(options: argparse.Namespace) -> dict:
     """By name; None for one that these results hold nothing for."""
     study = read_study(options.results, options.cluster)
-    without = None
+    found = {}
     if options.without_startup is not None:
         without = read_study(options.without_startup, study.cluster["name"])
-    found = {name: draw(study) for name, draw in FIGURES.items()}
-    if without is not None:
         found["startup"] = draw_startup(study, without)
-    return found
+    return found | {name: draw(study) for name, draw in FIGURES.items()}
+
+
+def path_of(name: str, options: argparse.Namespace) -> str:
+    return os.path.join(options.output, f"{name}.{options.format}")
+
+
+def check_output(options: argparse.Namespace) -> None:
+    """Throws InputError, before anything is drawn, where pictures cannot be written later."""
+    if os.path.isdir(options.output):
+        check_writable([path_of(name, options) for name in FIGURES])
+    elif os.path.exists(options.output):
+        raise InputError(f"{options.output}: cannot write: File exists")
 
 
 def make_folder(path: str) -> None:
@@ -53,14 +64,13 @@ def make_folder(path: str) -> None:
 
 def run(options: argparse.Namespace) -> None:
     style.configure()
+    check_output(options)
     pictures = {}
     for name, figure in figures(options).items():
         if figure is None:
             print(f"study.py: no {name}: the study ran no other schedule", file=sys.stderr)
             continue
-        for suffix in SUFFIXES:
-            path = os.path.join(options.output, f"{name}.{suffix}")
-            pictures[path] = rendered(figure, suffix)
+        pictures[path_of(name, options)] = rendered(figure, options.format)
     make_folder(options.output)
     write_all(pictures)
 

@@ -5,6 +5,7 @@ stream also differ in greyscale, by lightness or by hatch. Text is never read as
 equal input gives equal bytes.
 """
 
+import bisect
 import functools
 import logging
 from typing import NamedTuple
@@ -91,9 +92,9 @@ def shortened(text: str, size: float, width: float, weight: str = "normal") -> s
     if text_width(text, size, weight) <= width:
         return text
     text = text[:int(4 * width / size)]  # no letter is narrower than a quarter of its size
-    while text and text_width(text + "…", size, weight) > width:
-        text = text[:-1]
-    return text.rstrip() + "…"
+    letters = bisect.bisect_right(range(1, len(text) + 1), width,
+                                  key=lambda end: text_width(text[:end] + "…", size, weight))
+    return text[:letters].rstrip() + "…"
 
 
 def wrapped(text: str, size: float, width: float, most_lines: int) -> list[str]:
@@ -113,4 +114,6 @@ def save_options(suffix: str) -> dict:
     """What Figure.savefig takes for "png" or "svg", so that no date or version enters the file."""
     if suffix == "svg":
         return {"format": "svg", "metadata": {"Date": None, "Creator": None}}
-    return {"format": "png", "dpi": DOTS_PER_INCH, "metadata": {"Software": None}}
+    # A PNG is compressed again, with a palette (results.py).
+    return {"format": "png", "dpi": DOTS_PER_INCH, "metadata": {"Software": None},
+            "pil_kwargs": {"compress_level": 1}}

@@ -15,8 +15,9 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from page import (GAP, MARGIN, RIGHT, ROW_POINTS, SMALL_ROW, TEXT_ROW, TITLE_ROW, WIDTH, Page, Unit,
                   tidy)
-from results import (SUFFIXES, InputError, check_schema, cluster_words, exit_status, member,
-                     parse_json, phrases, printable, read, rendered, said_of, section, write_all)
+from results import (SUFFIXES, InputError, check_schema, check_writable, cluster_words,
+                     exit_status, member, parse_json, phrases, printable, read, rendered, said_of,
+                     section, write_all)
 
 SCHEMA = "pipemoe.timeline/1"
 LONGEST_S = 1e9
@@ -322,6 +323,7 @@ def write_figure(figure: Figure, paths: list[str], suffixes: list[str]) -> None:
 
 def run(options: argparse.Namespace) -> None:
     suffixes = [suffix_of(path) for path in options.output]
+    check_writable(options.output)
     timeline = load(options.timeline)
     rank = chosen_rank(timeline, options.timeline, options.rank)
     style.configure()

@@ -11,7 +11,7 @@ import sys
 import style  # before matplotlib: it sets how that one behaves
 from matplotlib.figure import Figure
 from page import GAP, MARGIN, ROW_POINTS, SMALL_ROW, TEXT_ROW, TITLE_ROW, Page
-from results import counted, exit_status, percent, phrases, printable
+from results import check_writable, counted, exit_status, percent, phrases, printable
 from timeline import draw_header, suffix_of, write_figure
 from validation_panels import (draw_panel_legend, draw_panels, panel_legend_height,
                                panels_height)
@@ -129,6 +129,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def run(options: argparse.Namespace) -> None:
     suffixes = [suffix_of(path) for path in options.output]
+    check_writable(options.output)
     validation = read_validation(options.results)
     style.configure()
     write_figure(draw(validation), options.output, suffixes)

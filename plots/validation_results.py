@@ -44,8 +44,8 @@ class Point:
     measured: float
     least: float  # measured
     most: float
-    limit: float | None  # of the whole layer; None when the results do not tell it
-    # Whether it is what plan chooses, by that time; False, too, when the results do not tell it.
+    limit: float | None  # of the whole layer; None when it is not known
+    # Whether it is what plan chooses, by that time.
     predicted_chosen: bool
     closed_form_chosen: bool
 
@@ -145,7 +145,7 @@ def makespan(row: dict[str, str], name: str) -> float:
 
 
 def flag(row: dict[str, str], name: str) -> bool:
-    text = row.get(name, "0")
+    text = cell(row, name)
     if text not in ("0", "1"):
         raise InputError(f"{name} is {text}, must be 0 or 1")
     return text == "1"
@@ -156,7 +156,7 @@ def read_point(row: dict[str, str]) -> Point:
                   closed_form=makespan(row, "closed_form_makespan_s"),
                   measured=makespan(row, "measured_makespan_s"),
                   least=makespan(row, "measured_min_s"), most=makespan(row, "measured_max_s"),
-                  limit=makespan(row, "limit_s") if "limit_s" in row else None,
+                  limit=makespan(row, "limit_s") if cell(row, "limit_s") else None,
                   predicted_chosen=flag(row, "chosen"),
                   closed_form_chosen=flag(row, "closed_form_chosen"))
     if point.least > point.most:
@@ -232,10 +232,9 @@ def best_degrees(record: dict, name: str, points: dict[Degrees, Point]) -> Degre
 
 
 def check_limit(points: list[Point]) -> None:
-    for point in points:
-        limit = points[0].limit
-        if limit is not None and abs(point.limit / limit - 1) > ROUNDING:
-            raise InputError("limit_s must be the same for all degrees")
+    least, most = (end(point.limit or 0 for point in points) for end in (min, max))
+    if most - least > ROUNDING * most:
+        raise InputError("limit_s must be the same for all degrees")
 
 
 def read_layer(name: str, record: dict, shape: dict, points: dict[Degrees, Point]) -> Layer:

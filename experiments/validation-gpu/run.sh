@@ -97,8 +97,10 @@ studies_of_one() {
 # Clocks, power and what limits them, every five seconds for as long as this script runs: layers of
 # tens of milliseconds are as fast as these let them.
 watch_clocks() {
+  [ -s "$output/clocks.csv" ] ||
+    echo "timestamp,gpu,sm_mhz,power_w,temperature_c,limits" >"$output/clocks.csv"
   nvidia-smi --query-gpu=timestamp,index,clocks.sm,power.draw,temperature.gpu,clocks_event_reasons.active \
-    --format=csv,noheader,nounits --loop=5 >>"$output/clocks.csv" &
+    --format=csv,noheader,nounits --loop=5 > >(sed -u "s/, /,/g" >>"$output/clocks.csv") &
   trap "kill $!" EXIT
 }
 

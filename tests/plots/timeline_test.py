@@ -187,13 +187,12 @@ class ProgramTest(TimelineTest):
                               env=os.environ | {"PYTHONHASHSEED": hash_seed}, check=False)
 
     def test_equal_input_gives_equal_bytes(self):
-        for name, seed in (("a", "1"), ("b", "2")):
-            done = self.program(seed, "--output", f"{name}.png", "--output", f"{name}.SVG")
-            self.assertEqual((done.returncode, done.stderr), (0, b""))
-        self.assertEqual(sorted(os.listdir(self.folder)), ["a.SVG", "a.png", "b.SVG", "b.png"])
-        for suffix in ("png", "SVG"):
+        done = self.program("1", "--output", "a.png", "--output", "a.SVG")
+        self.assertEqual((done.returncode, done.stderr), (0, b""))
+        self.assertEqual(sorted(os.listdir(self.folder)), ["a.SVG", "a.png"])
+        for suffix in ("png", "SVG"):  # this process hashes otherwise and has drawn others before
             self.assertEqual((self.folder / f"a.{suffix}").read_bytes(),
-                             (self.folder / f"b.{suffix}").read_bytes())
+                             self.draw(TIMELINE, f"b.{suffix}"))
 
     def test_bad_input_exits_with_2(self):
         done = self.program("0", "--output", "picture.pdf")

@@ -36,7 +36,8 @@ class BadInputTest(ValidationTest):
                 ("layer slow-link-0, degree 1 stands twice", {"degree": 1}),
                 ("regime slow-link: layer fast-link-0 of points.csv is not among",
                  {"layer": "fast-link-0"}),
-                ("limit_s is 0,", {"limit_s": 0}), ("limit_s is empty", {"limit_s": ""}),
+                ("limit_s is 0,", {"limit_s": 0}),
+                ("layer slow-link-0: limit_s must be the same for all", {"limit_s": ""}),
                 ("layer slow-link-0: limit_s must be the same for all", {"limit_s": 0.0181}),
                 ("layer is empty", {"layer": ""}), ("regime is empty", {"regime": " "}),
                 ("predicted_makespan_s is nan", {"predicted_makespan_s": "nan"}),
@@ -48,9 +49,10 @@ class BadInputTest(ValidationTest):
                 self.check_bad_rows(message, **cells)
 
     def test_points_without_a_column_or_a_row(self):
-        self.rows = [{key: row[key] for key in row if key != "measured_max_s"}
-                     for row in self.rows]
-        self.check_bad_results("there is no column measured_max_s")
+        for column in ("measured_max_s", "limit_s", "chosen"):
+            rows, _ = results(THREE)
+            self.rows = [{key: row[key] for key in row if key != column} for row in rows]
+            self.check_bad_results(f"there is no column {column}")
         path = self.write()
         (path / "points.csv").write_text("regime,layer,degree\n")
         self.check_refused("there are no points", path, "--output", self.folder / "out.png")
