@@ -40,8 +40,8 @@ struct Whole {
 };
 
 std::array<Whole, 5> wholes(const Comparison& comparison) {
-  return {{{"forward", "phase", comparison.forward},
-           {"backward", "phase", comparison.backward},
+  return {{{"forward", "pass", comparison.forward},
+           {"backward", "pass", comparison.backward},
            {"iteration", "makespan", comparison.makespan},
            {"iteration", "communication", comparison.communication},
            {"iteration", "exposed_communication", comparison.exposed_communication}}};
@@ -82,17 +82,17 @@ Json origin_json(const std::string& path, const Timeline& timeline) {
 }
 
 void print_json(const CompareOptions& options, const Both& both) {
-  Json json{{"schema", "pipemoe.comparison/1"},
+  Json json{{"schema", "pipemoe.comparison/2"},
             {"predicted", origin_json(options.predicted, both.predicted)},
             {"measured", origin_json(options.measured, both.measured)}};
-  json["operations"] = Json::array();
-  for (const OperationComparison& row : both.comparison.operations) {
-    json["operations"].push_back({{"phase", to_string(row.phase)},
-                                  {"operation", to_string(row.operation)},
-                                  {"tasks_per_rank", row.tasks_per_rank},
-                                  {"modelled", row.modelled()},
-                                  {"mean", compared_json(row.mean)},
-                                  {"sum", compared_json(row.sum)}});
+  json["steps"] = Json::array();
+  for (const StepComparison& row : both.comparison.steps) {
+    json["steps"].push_back({{"pass", to_string(row.pass)},
+                             {"step", to_string(row.step)},
+                             {"tasks_per_rank", row.tasks_per_rank},
+                             {"modelled", row.modelled()},
+                             {"mean", compared_json(row.mean)},
+                             {"sum", compared_json(row.sum)}});
   }
   for (const auto& [scope, name, compared] : wholes(both.comparison)) {
     json["whole"].push_back({{"scope", scope}, {"quantity", name}});
@@ -107,13 +107,13 @@ std::string csv_columns(const Compared& compared) {
                      compared.error().count(), relative ? fmt::format("{}", *relative) : "");
 }
 
-// Operations first; tasks and means are of those only.
+// Steps first; tasks and means are of those only.
 std::string csv_table(const Comparison& comparison) {
   std::string text =
       "scope,quantity,tasks_per_rank,modelled,predicted_mean_s,measured_mean_s,"
       "predicted_s,measured_s,error_s,relative_error\n";
-  for (const OperationComparison& row : comparison.operations) {
-    text += fmt::format("{},{},{},{},{},{},{}\n", to_string(row.phase), to_string(row.operation),
+  for (const StepComparison& row : comparison.steps) {
+    text += fmt::format("{},{},{},{},{},{},{}\n", to_string(row.pass), to_string(row.step),
                         row.tasks_per_rank, row.modelled(), row.mean.predicted.count(),
                         row.mean.measured.count(), csv_columns(row.sum));
   }
@@ -135,16 +135,16 @@ void print_origin(const char* what, const Timeline& timeline) {
              ranks == 1 ? "" : "s");
 }
 
-void print_operations(const Comparison& comparison) {
+void print_steps(const Comparison& comparison) {
   fmt::print("  {:<9} {:<23} {:>5} {:>19} {:>19} {:>20}\n", "", "", "", "one task (ms)",
              "all of a rank (ms)", "error");
-  fmt::print("  {:<9} {:<23} {:>5} {:>9} {:>9} {:>9} {:>9} {:>10}\n", "phase", "operation", "tasks",
+  fmt::print("  {:<9} {:<23} {:>5} {:>9} {:>9} {:>9} {:>9} {:>10}\n", "pass", "step", "tasks",
              "predicted", "measured", "predicted", "measured", "(ms)");
-  for (const OperationComparison& row : comparison.operations) {
-    fmt::print("  {:<9} {:<23} {:>5} {:>9.3f} {:>9.3f} {:>9.3f} {:>9.3f} {}\n",
-               to_string(row.phase), to_string(row.operation), row.tasks_per_rank,
-               milliseconds(row.mean.predicted), milliseconds(row.mean.measured),
-               milliseconds(row.sum.predicted), milliseconds(row.sum.measured),
+  for (const StepComparison& row : comparison.steps) {
+    fmt::print("  {:<9} {:<23} {:>5} {:>9.3f} {:>9.3f} {:>9.3f} {:>9.3f} {}\n", to_string(row.pass),
+               to_string(row.step), row.tasks_per_rank, milliseconds(row.mean.predicted),
+               milliseconds(row.mean.measured), milliseconds(row.sum.predicted),
+               milliseconds(row.sum.measured),
                row.modelled() ? error_text(row.sum) : fmt::format("{:>20}", "not modelled"));
   }
 }
@@ -185,7 +185,7 @@ void print_text(const Both& both) {
   print_origin("predicted", both.predicted);
   print_origin("measured", both.measured);
   fmt::print("\n");
-  print_operations(both.comparison);
+  print_steps(both.comparison);
   fmt::print("\n");
   print_wholes(both.comparison);
   print_repeats(both.measured.repeats);

@@ -5,7 +5,6 @@
 
 #include "experiments/commands.hpp"
 #include "experiments/inputs.hpp"
-#include "experiments/schedule_options.hpp"
 #include "models/error.hpp"
 #include "models/files.hpp"
 #include "models/task_graph_io.hpp"
@@ -41,8 +40,9 @@ void add_graph_command(CLI::App& app) {
   command->add_option("--output", options->output, "Write to a file instead")->type_name("FILE");
   command->callback([options] {
     const Inputs inputs = read_inputs(options->inputs);
-    const std::string text =
-        formatted(make_schedule(options->schedule, inputs).graph, options->format);
+    const std::string text = formatted(
+        make_schedule(options->schedule, inputs, evaluator_at(NetworkLevel::Fitted)).graph,
+        options->format);
     if (options->output.empty()) {
       fmt::print("{}", text);
     } else {

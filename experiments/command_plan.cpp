@@ -11,8 +11,8 @@
 #include "experiments/inputs.hpp"
 #include "experiments/terminal.hpp"
 #include "models/error.hpp"
-#include "models/plan.hpp"
 #include "models/provenance.hpp"
+#include "models/search.hpp"
 
 namespace pipemoe::program {
 namespace {
@@ -22,9 +22,11 @@ using Json = nlohmann::ordered_json;
 struct PlanOptions {
   InputOptions inputs;
   std::vector<std::string> other_clusters;
-  bool without_overlap = false;
-  std::string schedule = "pipemoe";
+  bool without_contention = false;
+  std::string schedule = all_schedules().front().name;
+  std::string network = to_string(NetworkLevel::Fitted);
   std::int64_t max_degree = kDefaultMaxDegree;
+  std::optional<double> tolerance;
   bool json = false;
 };
 
@@ -38,12 +40,28 @@ Candidate candidate(const PlanOptions& options, const std::string& cluster) {
   InputOptions input_options = options.inputs;
   input_options.cluster = cluster;
   Candidate made{read_inputs(input_options), {}};
-  if (options.without_overlap) made.inputs.cluster.overlap.reset();
-  made.plan =
-      make_plan(made.inputs.layer, made.inputs.cluster, options.max_degree, options.schedule);
+  Inputs& inputs = made.inputs;
+  if (options.without_contention) inputs.cluster.contention.reset();
+  Preference preference = preference_of(inputs.cluster.conditions);
+  preference.max_degree = options.max_degree;
+  if (options.tolerance) preference.tolerance = *options.tolerance;
+  const NetworkLevel level = network_level_from(options.network);
+  made.plan = search(find_schedule(options.schedule), inputs.layer, inputs.cluster, preference,
+                     evaluator_for(level));
   auto& notes = made.plan.notes;
-  notes.insert(notes.end(), made.plan.not_tried.begin(), made.plan.not_tried.end());
-  notes.insert(notes.end(), made.inputs.fitted_notes.begin(), made.inputs.fitted_notes.end());
+  const auto add = [&](const std::vector<std::string>& more) {
+    notes.insert(notes.end(), more.begin(), more.end());
+  };
+  add(notes_of(preference));
+  add(made.plan.not_tried);
+  add(inert_overrides(inputs.cluster_overrides, level));
+  if (const std::int64_t ctas = condition(inputs.cluster.conditions, "exchange_ctas", 0);
+      ctas > 0) {
+    notes.push_back(fmt::format(
+        "the profile was measured with exchanges limited to {} multiprocessors, which experts "
+        "beside them leave free: run --communicator nccl does so with this profile",
+        ctas));
+  }
   return made;
 }
 
@@ -64,14 +82,22 @@ std::vector<Candidate> candidates(const PlanOptions& options) {
   return all;
 }
 
-Json phase_json(const PhasePlan& phase) {
+Json pass_json(const PassPlan& pass) {
   Json by_degree = Json::array();
-  for (const auto& [degree, time] : phase.by_degree) {
+  for (const auto& [degree, time] : pass.by_degree) {
     by_degree.push_back({{"degree", degree}, {"time_s", time.count()}});
   }
-  return {{"degree", phase.choice.degree},
-          {"time_s", phase.choice.time.count()},
+  return {{"degree", pass.choice.degree},
+          {"time_s", pass.choice.time.count()},
           {"by_degree", std::move(by_degree)}};
+}
+
+Json basis_json(const BasisShares& shares) {
+  Json json;
+  for (const Basis basis : kBases) {
+    json[to_string(basis)] = shares[static_cast<std::size_t>(basis)];
+  }
+  return json;
 }
 
 Json others_json(const std::vector<Candidate>& candidates) {
@@ -91,10 +117,12 @@ void print_json(const std::vector<Candidate>& candidates) {
   const Provenance from = provenance("plan");
   const Json json{{"cluster", inputs.cluster.name},
                   {"schedule", plan.schedule},
+                  {"network", to_string(plan.level)},
                   {"pipeline", plan.pipelines()},
-                  {"forward", phase_json(plan.forward)},
-                  {"backward", phase_json(plan.backward)},
+                  {"forward", pass_json(plan.forward)},
+                  {"backward", pass_json(plan.backward)},
                   {"iteration_s", plan.iteration().count()},
+                  {"basis", basis_json(plan.basis)},
                   {"slower", others_json(candidates)},
                   {"provenance",
                    {{"program", from.program},
@@ -111,14 +139,15 @@ bool worth_a_row(std::int64_t degree, const Plan& plan) {
   return degree <= shown || (degree & (degree - 1)) == 0;
 }
 
-std::string cell(const PhasePlan& phase, std::size_t row) {
-  const auto& [degree, time] = phase.by_degree[row];
-  const double worse = (time / phase.choice.time - 1) * 100;
+std::string cell(const PassPlan& pass, std::size_t row) {
+  const auto& [degree, time] = pass.by_degree[row];
+  const double worse = (time / pass.choice.time - 1) * 100;
   return fmt::format("{:>10.3f} {}", milliseconds(time),
-                     degree == phase.choice.degree ? "  chosen" : fmt::format("{:+7.1f}%", worse));
+                     degree == pass.choice.degree ? "  chosen" : fmt::format("{:+7.1f}%", worse));
 }
 
 void print_table(const Plan& plan, const MoeLayer& layer) {
+  if (plan.forward.by_degree.size() == 1) return;
   bool uneven = false;
   fmt::print("  degree     forward (ms)        backward (ms)\n");
   for (std::size_t row = 0; row < plan.forward.by_degree.size(); ++row) {
@@ -141,12 +170,12 @@ std::string change(Seconds from, Seconds to) {
   return fmt::format("{:+.3f} ms", milliseconds(to - from));
 }
 
-void print_why(const char* name, const PhasePlan& phase) {
-  const PhaseBreakdown& now = phase.chosen;
-  const PhaseBreakdown& next = phase.next;
+void print_why(const char* name, const PassPlan& pass) {
+  const PassBreakdown& now = pass.chosen;
+  const PassBreakdown& next = pass.next;
   fmt::print("  {}: degree {}, {:.3f} ms\n", name, now.degree, milliseconds(now.time));
-  fmt::print("    bound by       {}\n", now.binding == PhaseBreakdown::Binding::Serial
-                                            ? "nothing: one chunk, each step waits for the last"
+  fmt::print("    bound by       {}\n", now.binding == PassBreakdown::Binding::Serial
+                                            ? "nothing: each step waits for the last"
                                             : to_string(now.binding));
   fmt::print("    start-up       {:.3f} ms, {:.1f} % of the time\n", milliseconds(now.startup),
              100 * (now.startup / now.time));
@@ -166,8 +195,8 @@ void print_why(const char* name, const PhasePlan& phase) {
 // What two chunks would change.
 void print_do_not_pipeline(const Plan& plan) {
   Seconds longer{}, hidden{};
-  for (const PhasePlan* phase : {&plan.forward, &plan.backward}) {
-    const PhaseBreakdown &now = phase->chosen, &next = phase->next;
+  for (const PassPlan* pass : {&plan.forward, &plan.backward}) {
+    const PassBreakdown &now = pass->chosen, &next = pass->next;
     longer += next.communication + next.compute - now.communication - now.compute;
     hidden += next.hidden - now.hidden;
   }
@@ -205,6 +234,7 @@ void print_text(const std::vector<Candidate>& candidates) {
   if (!plan.pipelines()) print_do_not_pipeline(plan);
   fmt::print("\n  iteration: {:.3f} ms{}\n", milliseconds(plan.iteration()),
              plan.closed_form ? "" : " (degrees compared on their task graphs: no closed form)");
+  print_basis(plan.basis);
   print_notes(plan.notes);
 }
 
@@ -222,12 +252,14 @@ void add_plan_command(CLI::App& app) {
                    "Profile of the same ranks with another all-to-all, to choose from; may be "
                    "repeated")
       ->type_name("FILE");
-  command->add_flag("--without-overlap", options->without_overlap,
+  command->add_flag("--without-contention", options->without_contention,
                     "Leave out that compute and communication slow each other");
+  command->add_option("--schedule", options->schedule, schedule_list())->capture_default_str();
+  command->add_option("--network", options->network, kLevelsHelp)->capture_default_str();
   command
-      ->add_option("--schedule", options->schedule,
-                   "pipemoe, or pipemoe-deferred: weight gradients fill the gaps")
-      ->capture_default_str();
+      ->add_option("--tolerance", options->tolerance,
+                   "Choose the fewest chunks within this share of the fastest [the profile's]")
+      ->check(CLI::Range(0.0, 1.0));
   command->add_option("--max-degree", options->max_degree, "Largest degree to consider")
       ->capture_default_str();
   command->add_flag("--json", options->json, "Print JSON");

@@ -6,14 +6,12 @@
 
 #include "experiments/commands.hpp"
 #include "experiments/inputs.hpp"
-#include "experiments/schedule_options.hpp"
 #include "experiments/terminal.hpp"
 #include "experiments/timeline_report.hpp"
 #include "models/error.hpp"
 #include "models/files.hpp"
 #include "models/task_graph_io.hpp"
 #include "models/timeline_io.hpp"
-#include "sim/simulate.hpp"
 
 namespace pipemoe::program {
 namespace {
@@ -24,7 +22,7 @@ struct SimulateOptions {
   InputOptions inputs;
   ScheduleOptions schedule;
   std::string graph;
-  std::string network = "fitted";
+  std::string network = to_string(NetworkLevel::Fitted);
   TimelineOutputs outputs;
 };
 
@@ -34,10 +32,10 @@ struct Prepared {
   std::vector<std::string> notes;  // of how degrees were chosen
 };
 
-Prepared prepare(const SimulateOptions& options) {
+Prepared prepare(const SimulateOptions& options, NetworkLevel level) {
   if (options.graph.empty()) {
     Inputs inputs = read_inputs(options.inputs);
-    Scheduled scheduled = make_schedule(options.schedule, inputs);
+    Scheduled scheduled = make_schedule(options.schedule, inputs, evaluator_for(level));
     return {std::move(inputs), std::move(scheduled.graph), std::move(scheduled.notes)};
   }
   if (!options.inputs.layer.empty() || options.schedule.forward_degree ||
@@ -53,13 +51,9 @@ std::string configuration(const SimulateOptions& options, const Prepared& prepar
   json["schedule"] = prepared.graph.schedule();
   json["network"] = options.network;
   if (!options.graph.empty()) json["graph"] = options.graph;
-  for (const Phase phase : {Phase::Forward, Phase::Backward}) {
-    int chunks = 0;
-    for (const Task& task : prepared.graph.tasks()) {
-      if (task.phase == phase) chunks = std::max(chunks, task.chunk + 1);
-    }
-    json[to_string(phase) + "_degree"] = chunks;
-  }
+  const Degrees degrees = degrees_of(prepared.graph);
+  json["forward_degree"] = degrees.forward_degree;
+  json["backward_degree"] = degrees.backward_degree;
   return json.dump();
 }
 
@@ -74,22 +68,21 @@ void print_text(const SimulateOptions& options, const Prepared& prepared,
 }
 
 void run(const SimulateOptions& options) {
-  const sim::Network network = sim::network_from(options.network);
-  const Prepared prepared = prepare(options);
+  const NetworkLevel level = network_level_from(options.network);
+  const Prepared prepared = prepare(options, level);
+  const Costs costs(prepared.graph, prepared.inputs.cluster);
   Timeline timeline;
   {
     Progress progress("simulating");
-    timeline =
-        sim::simulate(prepared.graph, prepared.inputs.cluster, network,
-                      [&](std::size_t done, std::size_t total) { progress.update(done, total); });
+    timeline = evaluate_for(level, costs, [&](std::size_t done, std::size_t total) {
+                 progress.update(done, total);
+               }).timeline;
   }
   timeline.provenance.configuration = configuration(options, prepared);
-  for (const std::string& note : prepared.notes) timeline.provenance.notes.push_back(note);
-  if (network == sim::Network::Fitted) {
-    std::vector<std::string>& notes = timeline.provenance.notes;
-    const auto& more = prepared.inputs.fitted_notes;
-    notes.insert(notes.end(), more.begin(), more.end());
-  }
+  std::vector<std::string>& notes = timeline.provenance.notes;
+  notes.insert(notes.end(), prepared.notes.begin(), prepared.notes.end());
+  const auto inert = inert_overrides(prepared.inputs.cluster_overrides, level);
+  notes.insert(notes.end(), inert.begin(), inert.end());
   write_outputs(timeline, options.outputs);
   if (options.outputs.json) {
     fmt::print("{}", to_json(timeline));
@@ -110,10 +103,7 @@ void add_simulate_command(CLI::App& app) {
   add_schedule_options(*command, options->schedule);
   command->add_option("--graph", options->graph, "Run this task graph (JSON) instead of a layer")
       ->type_name("FILE");
-  command
-      ->add_option("--network", options->network,
-                   "fitted (collectives as fitted), node (node-to-node flows) or gpu (every pair)")
-      ->capture_default_str();
+  command->add_option("--network", options->network, kLevelsHelp)->capture_default_str();
   add_timeline_outputs(*command, options->outputs);
   command->callback([options] { run(*options); });
 }

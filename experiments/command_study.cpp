@@ -9,9 +9,8 @@
 #include "experiments/commands.hpp"
 #include "experiments/journal.hpp"
 #include "experiments/process_pool.hpp"
-#include "experiments/study_config.hpp"
-#include "experiments/study_journal.hpp"
-#include "experiments/study_tables.hpp"
+#include "experiments/study.hpp"
+#include "experiments/study_results.hpp"
 #include "experiments/terminal.hpp"
 #include "models/error.hpp"
 #include "models/version.hpp"
@@ -53,7 +52,7 @@ std::string header_of(const Study& study) {
       {"schema", "pipemoe.study_points/1"},
       {"program", kVersion},
       {"study", study.name},
-      {"network", sim::to_string(study.network)},
+      {"network", to_string(study.network)},
       {"configuration", nlohmann::ordered_json::parse(study.configuration)}}
       .dump();
 }
@@ -139,7 +138,7 @@ void add_study_command(CLI::App& app) {
       "--output build/results/study174\nKilled, it goes on where it was when started again. "
       "In a job array:\n  pipemoe study FILE --output FOLDER --shard $SLURM_ARRAY_TASK_ID/8");
   command->add_option("FILE", options->file, "The study (TOML)")->required();
-  command->add_option("--network", options->network, "fitted, node or gpu [the file's]");
+  command->add_option("--network", options->network, "fitted, links, node or gpu [the file's]");
   command->add_option("--output", options->output, "Folder for journal and tables")
       ->type_name("FOLDER");
   command->add_option("--shard", options->shard, "Run part I of N")->type_name("I/N");

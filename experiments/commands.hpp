@@ -14,6 +14,7 @@ void add_validate_command(CLI::App& app);
 void add_graph_command(CLI::App& app);
 void add_compare_command(CLI::App& app);
 void add_study_command(CLI::App& app);
+void add_import_command(CLI::App& app);
 
 /// Thrown where another rank says what is wrong: end with this exit code and say nothing.
 struct SilentExit {
@@ -22,8 +23,5 @@ struct SilentExit {
 
 /// Throws InputError, on one of the ranks where several were started with the same mistake.
 [[noreturn]] void refuse(const std::string& why);
-
-/// A subcommand of parts that this build lacks: says which CMake option turns them on.
-void add_absent_command(CLI::App& app, const std::string& name, const std::string& option);
 
 }  // namespace pipemoe::program

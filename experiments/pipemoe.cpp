@@ -29,6 +29,7 @@ int run(int argc, char** argv) {
   pipemoe::program::add_graph_command(app);
   pipemoe::program::add_compare_command(app);
   pipemoe::program::add_study_command(app);
+  pipemoe::program::add_import_command(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& help) {  // --help and --version

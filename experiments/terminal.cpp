@@ -13,26 +13,26 @@ namespace {
 
 double gibibytes(Bytes bytes) { return bytes.amount() / (1 << 30); }
 
-char initial(OperationKind operation) {
-  switch (operation) {
-    case OperationKind::Gate:
+char initial(Step step) {
+  switch (step) {
+    case Step::Gate:
       return 'G';
-    case OperationKind::Permute:
+    case Step::Permute:
       return 'P';
-    case OperationKind::Dispatch:
+    case Step::Dispatch:
       return 'D';
-    case OperationKind::Expert:
+    case Step::Expert:
       return 'E';
-    case OperationKind::ExpertInputGradient:
+    case Step::ExpertInputGradient:
       return 'I';
-    case OperationKind::ExpertWeightGradient:
+    case Step::ExpertWeightGradient:
       return 'W';
-    case OperationKind::Combine:
+    case Step::Combine:
       return 'C';
-    case OperationKind::Unpermute:
+    case Step::Unpermute:
       return 'U';
   }
-  return '?';
+  throw std::logic_error("pipemoe bug: unknown step");
 }
 
 class Lane {
@@ -41,7 +41,7 @@ class Lane {
 
   // A label first, then a bar: neighbours stay apart without a gap that would not be true.
   void draw(const Span& span, std::size_t from, std::size_t to) {
-    const std::string label = initial(span.task.operation) + std::to_string(span.task.chunk);
+    const std::string label = initial(span.task.step) + std::to_string(span.task.chunk);
     for (std::size_t cell = from; cell < to; ++cell) {
       const std::size_t letter = cell - from;
       const bool fits = label.size() < to - from || letter == 0;
@@ -74,6 +74,15 @@ void print_heading(const MoeLayer& layer, const Cluster& cluster) {
              gibibytes(usable), needed > usable ? ": DOES NOT FIT" : "");
 }
 
+void print_basis(const BasisShares& shares) {
+  std::vector<std::string> parts;
+  for (const Basis basis : kBases) {
+    const double share = shares[static_cast<std::size_t>(basis)];
+    if (share >= 5e-4) parts.push_back(fmt::format("{:.1f} % {}", 100 * share, to_string(basis)));
+  }
+  if (!parts.empty()) fmt::print("  rests on costs that are {}\n", fmt::join(parts, ", "));
+}
+
 void print_notes(const std::vector<std::string>& notes) {
   for (const std::string& note : notes) fmt::print("  note: {}\n", note);
 }
@@ -85,8 +94,8 @@ std::size_t column_of(Seconds time, const Timeline& timeline, std::size_t width)
       std::lround(time / timeline.makespan() * static_cast<double>(width)));
 }
 
-// Where each phase begins, and the makespan at the right where there is room.
-std::string phase_line(const Timeline& timeline, std::size_t width) {
+// Where each pass begins, and the makespan at the right where there is room.
+std::string pass_line(const Timeline& timeline, std::size_t width) {
   std::string line = "|forward";
   if (timeline.backward() > Seconds{}) {
     line.resize(std::max(line.size() + 1, column_of(timeline.forward(), timeline, width)), ' ');
@@ -101,21 +110,21 @@ std::string phase_line(const Timeline& timeline, std::size_t width) {
 }  // namespace
 
 std::string draw_timeline(const Timeline& timeline, std::size_t columns) {
-  constexpr std::size_t kLabel = 12;
+  constexpr std::size_t kLabel = 14;
   if (timeline.makespan() <= Seconds{} || columns < kLabel + 30) return "";
   const std::size_t width = columns - kLabel - 2;
   std::string text;
-  for (const Stream stream : kStreams) {
+  for (std::size_t queue = 0; queue < timeline.queues.size(); ++queue) {
     Lane lane(width);
     bool used = false;
     for (const Span& span : timeline.spans) {
-      if (span.stream != stream || span.rank != 0) continue;
+      if (span.queue != queue || span.rank != 0) continue;
       lane.draw(span, column_of(span.start, timeline, width), column_of(span.end, timeline, width));
       used = true;
     }
-    if (used) text += fmt::format("  {:<{}}{}\n", to_string(stream), kLabel, lane.text());
+    if (used) text += fmt::format("  {:<{}}{}\n", timeline.queues[queue].name, kLabel, lane.text());
   }
-  return text + fmt::format("  {:<{}}{}\n", "", kLabel, phase_line(timeline, width));
+  return text + fmt::format("  {:<{}}{}\n", "", kLabel, pass_line(timeline, width));
 }
 
 std::size_t terminal_columns() {

@@ -16,9 +16,11 @@ constexpr double milliseconds(Seconds time) { return time.count() * 1e3; }
 void print_layer(const MoeLayer& layer);
 /// Layer, cluster and whether the layer fits a GPU's memory.
 void print_heading(const MoeLayer& layer, const Cluster& cluster);
+/// Of the makespan, how much rests on measured, interpolated and estimated costs.
+void print_basis(const BasisShares& shares);
 void print_notes(const std::vector<std::string>& notes);
 
-/// One line a stream and a time axis, at most `columns` wide. A task begins with its operation's
+/// One line a queue and a time axis, at most `columns` wide. A task begins with its step's
 /// initial and chunk where there is room: D dispatch, E expert, C combine, G gate, ...
 std::string draw_timeline(const Timeline& timeline, std::size_t columns);
 

@@ -19,25 +19,30 @@ int num_ranks(const Timeline& timeline) {
   return std::max(1, static_cast<int>(ranks.size()));
 }
 
-void print_operations(const Timeline& timeline) {
+void print_steps(const Timeline& timeline) {
   struct Row {
     int tasks = 0;
     Seconds time{};
+    std::map<int, Seconds> of_rank;
   };
-  std::map<std::pair<Phase, OperationKind>, Row> rows;
+  std::map<std::pair<Pass, Step>, Row> rows;
   for (const Span& span : timeline.spans) {
-    Row& row = rows[{span.task.phase, span.task.operation}];
+    Row& row = rows[{span.task.pass, span.task.step}];
     ++row.tasks;
     row.time += span.duration();
+    row.of_rank[span.rank] += span.duration();
   }
   const int ranks = num_ranks(timeline);
-  fmt::print("  {:<9} {:<23} {:>5} {:>12} {:>12}\n", "phase", "operation", "tasks", "each (ms)",
-             "all (ms)");
+  fmt::print("  {:<9} {:<23} {:>5} {:>12} {:>12}{}\n", "pass", "step", "tasks", "each (ms)",
+             "all (ms)", ranks > 1 ? fmt::format(" {:>13}", "busiest rank") : "");
   for (const auto& [key, row] : rows) {
     if (row.time <= Seconds{}) continue;  // the notes name what costs nothing
-    fmt::print("  {:<9} {:<23} {:>5} {:>12.3f} {:>12.3f}\n", to_string(key.first),
+    Seconds most{};
+    for (const auto& [rank, time] : row.of_rank) most = std::max(most, time);
+    fmt::print("  {:<9} {:<23} {:>5} {:>12.3f} {:>12.3f}{}\n", to_string(key.first),
                to_string(key.second), row.tasks / ranks, milliseconds(row.time) / row.tasks,
-               milliseconds(row.time) / ranks);
+               milliseconds(row.time) / ranks,
+               ranks > 1 ? fmt::format(" {:>13.3f}", milliseconds(most)) : "");
   }
 }
 
@@ -66,15 +71,16 @@ void write_outputs(const Timeline& timeline, const TimelineOutputs& outputs) {
 }
 
 void print_timeline(const Timeline& timeline) {
-  print_operations(timeline);
+  print_steps(timeline);
   fmt::print("\n{}\n", draw_timeline(timeline, terminal_columns()));
   fmt::print("  makespan {:.3f} ms = forward {:.3f} + backward {:.3f}\n",
              milliseconds(timeline.makespan()), milliseconds(timeline.forward()),
              milliseconds(timeline.backward()));
   print_repeats(timeline);
   fmt::print("  compute busy {:.3f} ms; communication {:.3f} ms, {:.1f} % of it hidden\n",
-             milliseconds(timeline.busy(Stream::Compute)), milliseconds(timeline.communication()),
+             milliseconds(timeline.busy(Resource::Compute)), milliseconds(timeline.communication()),
              100 * timeline.overlap_ratio());
+  if (timeline.basis) print_basis(*timeline.basis);
   print_notes(timeline.provenance.notes);
 }
 

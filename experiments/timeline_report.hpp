@@ -21,7 +21,8 @@ void add_timeline_outputs(CLI::App& command, TimelineOutputs& outputs);
 /// The files that were asked for.
 void write_outputs(const Timeline& timeline, const TimelineOutputs& outputs);
 
-/// Operations, the drawn timeline of rank 0, totals and notes. Durations are means over the ranks.
+/// Steps, the drawn timeline of rank 0, totals and notes. Durations are means over the ranks,
+/// beside the busiest rank where there are several.
 void print_timeline(const Timeline& timeline);
 
 }  // namespace pipemoe::program

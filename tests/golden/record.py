@@ -101,19 +101,19 @@ LAYER_OVERRIDES = (
     "layer.num_experts=128;layer.capacity_factor=1.25",
 )
 CLUSTER_OVERRIDES = (
-    "cluster.equal_degrees=false",
-    "cluster.equal_degrees=true",
-    "cluster.degree_tolerance=0;cluster.unequal_degrees_gain=0",
-    "cluster.degree_tolerance=0.05;cluster.equal_degrees=false",
-    "cluster.unequal_degrees_gain=0.1;cluster.equal_degrees=false",
+    "cluster.conditions.equal_degrees=false",
+    "cluster.conditions.equal_degrees=true",
+    "cluster.conditions.degree_tolerance=0;cluster.conditions.unequal_degrees_gain=0",
+    "cluster.conditions.degree_tolerance=0.05;cluster.conditions.equal_degrees=false",
+    "cluster.conditions.unequal_degrees_gain=0.1;cluster.conditions.equal_degrees=false",
     "cluster.network.nic_bytes_per_s=5e9",
 )
 # For profiles without one. At the node level it has a pair of its own, which expected_changes.csv
 # can name.
 NEW_OVERLAP_AT_NODE_LEVEL = ("pipemoe-example", "rtx2080ti-100gib-16")
 NEW_OVERLAP = (
-    "cluster.overlap.compute_slowdown=1.2;cluster.overlap.communication_slowdown=1.4;"
-    "cluster.overlap.source=override"
+    "cluster.contention.compute_slowdown=1.2;cluster.contention.communication_slowdown=1.4;"
+    "cluster.contention.source=override"
 )
 LINK_OVERRIDES = (
     "cluster.network.nic_bytes_per_s=5e9",

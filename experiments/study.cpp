@@ -1,15 +1,21 @@
-#include "experiments/study_config.hpp"
+#include "experiments/study.hpp"
 
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <cmath>
+#include <exception>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <utility>
 
+#include "experiments/inputs.hpp"
+#include "experiments/journal.hpp"
 #include "models/cluster_io.hpp"
 #include "models/config.hpp"
 #include "models/error.hpp"
-#include "models/schedule.hpp"
 
 namespace pipemoe::program {
 namespace {
@@ -70,11 +76,20 @@ std::vector<std::int64_t> range_of(ConfigTable& table, const std::string& name) 
   return degrees;
 }
 
+// Whatever the layer: its knobs' names do not depend on it.
+bool has_degrees(const std::string& schedule) {
+  const MoeLayer layer{.tokens_per_rank = 1, .num_experts = 1, .top_k = 1};
+  Cluster cluster;
+  cluster.nodes = cluster.gpus_per_node = 1;
+  return !find_schedule(schedule).knobs(layer, cluster, 1).empty();
+}
+
 std::vector<StudySchedule> read_schedules(ConfigTable table) {
   std::vector<StudySchedule> schedules;
-  for (const std::string& name : schedule_names()) {  // in the registry's order
+  for (const Schedule& known : all_schedules()) {  // in the order of their list
+    const std::string& name = known.name;
     if (!table.has(name)) continue;
-    StudySchedule schedule{name, {}};
+    StudySchedule schedule{known.name, {}};
     if (table.is_text(name)) {
       schedule.degrees = range_of(table, name);
     } else {
@@ -86,7 +101,7 @@ std::vector<StudySchedule> read_schedules(ConfigTable table) {
         }
       }
     }
-    if (!schedule_has_degrees(name) && schedule.degrees != std::vector<std::int64_t>{1}) {
+    if (!has_degrees(known.name) && schedule.degrees != std::vector<std::int64_t>{1}) {
       table.fail(name, "must be [1]: this schedule has no degree");
     }
     schedules.push_back(std::move(schedule));
@@ -157,6 +172,28 @@ void expand(const Template& from, Study& study) {
   }
 }
 
+// A schedule that the study has, as one of its keys names it.
+std::string read_studied(ConfigTable& root, const std::string& key, const Study& study) {
+  const std::string name = root.text(key);
+  const bool known = std::any_of(study.schedules.begin(), study.schedules.end(),
+                                 [&](const StudySchedule& one) { return one.name == name; });
+  if (!known) root.fail(key, fmt::format("is {}, must be one of [schedules]", name));
+  return name;
+}
+
+// What the study's note must say of links that it changes where nothing knows them.
+std::string inert_axes(const Study& study, const Template& from) {
+  std::vector<Override> cluster = from.cluster;
+  for (const Axis& axis : from.axes) {
+    if (axis.kind == "cluster") cluster.push_back({axis.key, ""});
+  }
+  std::string text;
+  for (const std::string& note : inert_overrides(cluster, study.network)) {
+    text += (study.note.empty() && text.empty() ? "" : "; ") + note;
+  }
+  return text;
+}
+
 }  // namespace
 
 Study read_study(const std::filesystem::path& file, const std::string& network) {
@@ -167,11 +204,11 @@ Study read_study(const std::filesystem::path& file, const std::string& network) 
   from.folder = file.parent_path();
   study.name = root.text("name");
   if (study.name.find_first_of(",\"\n ") != std::string::npos) {
-    root.fail("name", "must hold no comma, quote or space: it stands in tables");
+    root.fail("name", "must have no comma, quote or space: tables show it");
   }
   study.note = root.has("note") ? root.text("note") : "";
   const std::string level = root.text("network");
-  study.network = sim::network_from(network.empty() ? level : network);
+  study.network = network_level_from(network.empty() ? level : network);
   from.cluster_files = root.texts("clusters");
   if (from.cluster_files.empty()) root.fail("clusters", "must name at least one file");
   if (root.has(kExpertsPerRank)) {
@@ -182,7 +219,10 @@ Study read_study(const std::filesystem::path& file, const std::string& network) 
   if (root.has("cluster")) from.cluster = read_settings(root.table("cluster"));
   if (root.has("grid")) read_axes(root.table("grid"), from.axes);
   study.schedules = read_schedules(root.table("schedules"));
+  study.subject = read_studied(root, "subject", study);
+  if (root.has("variant")) study.variant = read_studied(root, "variant", study);
   root.finish();
+  study.note += inert_axes(study, from);
   for (const Axis& axis : from.axes) study.grid_keys.push_back(axis.key);
   expand(from, study);
   study.configuration = "{\"study\":" + document.to_json();
@@ -192,6 +232,126 @@ Study read_study(const std::filesystem::path& file, const std::string& network) 
   }
   study.configuration += "}";
   return study;
+}
+
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// The degree for both passes; absent where the layer cannot have it.
+std::optional<Choice> choice_for(const Schedule& schedule, const StudyPoint& point,
+                                 std::int64_t degree) {
+  const auto& [index, file, values, layer, cluster] = point;
+  for (const Knob& knob : schedule.knobs(layer, cluster, degree)) {
+    if (!std::binary_search(knob.values.begin(), knob.values.end(), degree)) return std::nullopt;
+  }
+  return choice_of(schedule, layer, cluster, {degree, degree});
+}
+
+void evaluate_all(const Study& study, const StudyPoint& point, PointResult& result) {
+  const Evaluator evaluator = evaluator_for(study.network);
+  for (const StudySchedule& tried : study.schedules) {
+    const Schedule& schedule = find_schedule(tried.name);
+    for (const std::int64_t degree : tried.degrees) {
+      const auto choice = choice_for(schedule, point, degree);
+      if (!choice) continue;
+      const TaskGraph graph = build_graph(schedule, point.layer, point.cluster, *choice);
+      const PassTimes times = evaluator.times(Costs(graph, point.cluster));
+      result.runs.push_back({tried.name, degree, times.forward.count(), times.backward.count()});
+    }
+  }
+}
+
+void choose_degrees(const Study& study, const StudyPoint& point, PointResult& result) {
+  for (const StudySchedule& tried : study.schedules) {
+    const Schedule& schedule = find_schedule(tried.name);
+    Preference preference = preference_of(point.cluster.conditions);
+    preference.max_degree = *std::max_element(tried.degrees.begin(), tried.degrees.end());
+    const auto chosen = [&](const Preference& by) {
+      const Choice choice = search_choice(schedule, point.layer, point.cluster, by);
+      return degrees_of(build_graph(schedule, point.layer, point.cluster, choice));
+    };
+    const Preference fastest{.max_degree = preference.max_degree, .closed_form = false};
+    if (tried.name == study.subject) {
+      result.chosen = chosen(preference);
+      result.whole_slots = chosen(fastest);
+    } else if (tried.name == study.variant) {
+      result.variant_degree = chosen(fastest).backward_degree;
+    }
+  }
+}
+
+}  // namespace
+
+PointResult run_point(const Study& study, const StudyPoint& point) {
+  PointResult result;
+  result.point = point.index;
+  try {
+    choose_degrees(study, point, result);
+    evaluate_all(study, point, result);
+  } catch (const std::exception& error) {
+    result.runs.clear();
+    result.error = error.what();
+  }
+  return result;
+}
+
+std::string to_json_line(const PointResult& result) {
+  Json json{{"point", result.point}};
+  if (!result.error.empty()) {
+    json["error"] = result.error;
+    return json.dump();
+  }
+  json["chosen"] = {result.chosen.forward_degree, result.chosen.backward_degree,
+                    result.variant_degree, result.whole_slots.forward_degree,
+                    result.whole_slots.backward_degree};
+  json["runs"] = Json::array();
+  for (const PointRun& run : result.runs) {
+    json["runs"].push_back({run.schedule, run.degree, run.forward_s, run.backward_s});
+  }
+  return json.dump();
+}
+
+PointResult point_from_json_line(const std::string& line) {
+  try {
+    const Json json = Json::parse(line);
+    PointResult result;
+    result.point = json.at("point").get<std::size_t>();
+    if (json.contains("error")) {
+      result.error = json["error"].get<std::string>();
+      return result;
+    }
+    const auto chosen = json.at("chosen").get<std::array<std::int64_t, 5>>();
+    result.chosen = {chosen[0], chosen[1]};
+    result.variant_degree = chosen[2];
+    result.whole_slots = {chosen[3], chosen[4]};
+    for (const Json& run : json.at("runs")) {
+      result.runs.push_back({run.at(0).get<std::string>(), run.at(1).get<std::int64_t>(),
+                             run.at(2).get<double>(), run.at(3).get<double>()});
+    }
+    return result;
+  } catch (const nlohmann::json::exception& error) {
+    throw InputError(std::string("not a study's line: ") + error.what());
+  }
+}
+
+std::filesystem::path journal_path(const std::filesystem::path& folder, const std::string& shard) {
+  return folder / (shard.empty() ? "points.jsonl" : "points." + shard + ".jsonl");
+}
+
+std::map<std::size_t, PointResult> read_journals(const std::filesystem::path& folder,
+                                                 const std::string& header) {
+  std::map<std::size_t, PointResult> finished;
+  if (!std::filesystem::is_directory(folder)) return finished;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    const std::string name = entry.path().filename();
+    if (!name.starts_with("points.") || !name.ends_with(".jsonl")) continue;
+    for (const std::string& line : read_journal(entry.path(), header)) {
+      PointResult result = point_from_json_line(line);
+      finished[result.point] = std::move(result);
+    }
+  }
+  return finished;
 }
 
 }  // namespace pipemoe::program
