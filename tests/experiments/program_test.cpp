@@ -75,23 +75,27 @@ TEST_CASE("who chooses degrees says which ones were not tried", "[program]") {
   CHECK_THAT(given.out, !Catch::Contains(note));
 }
 
-TEST_CASE("plan --json names degrees and times of both phases", "[program][plan]") {
+TEST_CASE("plan --json names degrees and times of both passes", "[program][plan]") {
   const Json plan = json_of("plan --json " + kInputs);
   for (const char* name : {"forward", "backward"}) {
-    const Json& phase = plan.at(name);
-    CHECK(keys(phase) == std::set<std::string>{"degree", "time_s", "by_degree"});
+    const Json& pass = plan.at(name);
+    CHECK(keys(pass) == std::set<std::string>{"degree", "time_s", "by_degree"});
     double best = 1e9;
-    for (const Json& one : phase["by_degree"]) {
+    for (const Json& one : pass["by_degree"]) {
       CHECK(keys(one) == std::set<std::string>{"degree", "time_s"});
       best = std::min(best, one["time_s"].get<double>());
     }
-    CHECK(phase["time_s"] == best);
-    CHECK(phase["by_degree"][phase["degree"].get<std::size_t>() - 1]["time_s"] == best);
+    CHECK(pass["time_s"] == best);
+    CHECK(pass["by_degree"][pass["degree"].get<std::size_t>() - 1]["time_s"] == best);
   }
   CHECK(plan["iteration_s"].get<double>() ==
         Approx(plan["forward"]["time_s"].get<double>() + plan["backward"]["time_s"].get<double>()));
-  CHECK(keys(plan) == std::set<std::string>{"cluster", "schedule", "pipeline", "forward",
-                                            "backward", "iteration_s", "slower", "provenance"});
+  CHECK(keys(plan) == std::set<std::string>{"cluster", "schedule", "network", "pipeline",
+                                            "forward", "backward", "iteration_s", "basis",
+                                            "slower", "provenance"});
+  double basis = 0;
+  for (const auto& [name, share] : plan["basis"].items()) basis += share.get<double>();
+  CHECK(basis == Approx(1).epsilon(1e-9));
   CHECK(plan["schedule"] == "pipemoe");
   CHECK(plan["pipeline"] == true);
 }
@@ -101,14 +105,39 @@ TEST_CASE("plan may defer weight gradients", "[program][plan]") {
   const Json deferred = json_of("plan --json --schedule pipemoe-deferred " + kInputs);
   CHECK(deferred["schedule"] == "pipemoe-deferred");
   CHECK(deferred["backward"]["time_s"] <= plan["backward"]["time_s"]);
-  check_refused("plan --schedule tutel " + kInputs, {"schedule is tutel", "pipemoe-deferred"});
+}
+
+TEST_CASE("plan searches every schedule's knobs", "[program][plan]") {
+  for (const char* schedule : {"pipemoe", "pipemoe-deferred", "tutel", "fastermoe", "sequential"}) {
+    CAPTURE(schedule);
+    const Json plan = json_of(std::string("plan --json --schedule ") + schedule + " " + kInputs);
+    CHECK(plan["schedule"] == schedule);
+    CHECK(plan["iteration_s"] > 0);
+  }
+  // Tutel has one degree for both passes.
+  const Json tutel = json_of("plan --json --schedule tutel " + kInputs);
+  CHECK(tutel["forward"]["degree"] == tutel["backward"]["degree"]);
+}
+
+TEST_CASE("what is chosen depends on the level at which it is asked", "[program][plan]") {
+  // A network card of a thirtieth of the bandwidth: the fit does not know it, the links do.
+  const std::string slow = "--set cluster.network.nic_bytes_per_s=4e8 " + kInputs;
+  const Json fitted = json_of("plan --json " + slow);
+  const Json links = json_of("plan --json --network links " + slow);
+  CHECK(fitted["iteration_s"] == json_of("plan --json " + kInputs)["iteration_s"]);
+  CHECK(links["iteration_s"] > 5 * fitted["iteration_s"].get<double>());
+  const Json simulated = json_of("simulate --json --network node " + slow);
+  const Json& used = simulated["provenance"]["configuration"];
+  CHECK(used["forward_degree"] == links["forward"]["degree"]);
+  CHECK(used["backward_degree"] == links["backward"]["degree"]);
+  CHECK_THAT(run("plan " + slow).out, Catch::Contains("its links"));  // they contradict the fit
 }
 
 TEST_CASE("plan explains its choice to a person", "[program][plan]") {
   const Outcome outcome = run("plan " + kInputs);
   CHECK(outcome.exit_code == 0);
   for (const char* part : {"chosen", "bound by", "start-up", "overlap hides", "would take",
-                           "iteration:", "cost nothing here: activation, gate, permutation"}) {
+                           "iteration:", "rests on costs that are", "cost nothing here: activation, gate, permutation"}) {
     CHECK_THAT(outcome.out, Catch::Contains(part));
   }
 }
@@ -150,33 +179,33 @@ TEST_CASE("plan says not to pipeline where chunks cost more than they hide", "[p
   CHECK_THAT(run("plan " + kInputs).out, !Catch::Contains("do not pipeline"));
 }
 
-TEST_CASE("plan --without-overlap leaves slowdowns out", "[program][plan]") {
+TEST_CASE("plan --without-contention leaves slowdowns out", "[program][plan]") {
   const TemporaryDirectory folder;
   const std::string text = text_of("experiments/clusters/rtx2080ti-100gib-64.toml") +
-                           "\n[overlap]\ncompute_slowdown = 1.5\ncommunication_slowdown = 1.5\n"
+                           "\n[contention]\ncompute_slowdown = 1.5\ncommunication_slowdown = 1.5\n"
                            "source = 'test'\n";
   const std::string slowed = kLayer + "--cluster " + folder.file("slowed.toml", text);
   const Json with = json_of("plan --json " + slowed);
-  const Json without = json_of("plan --json --without-overlap " + slowed);
+  const Json without = json_of("plan --json --without-contention " + slowed);
   CHECK(with["iteration_s"] > without["iteration_s"]);
   CHECK(without["iteration_s"] == json_of("plan --json " + kInputs)["iteration_s"]);
 }
 
 TEST_CASE("simulate --json is a timeline whose parts add up", "[program][simulate]") {
-  for (const char* network : {"fitted", "node", "gpu"}) {
+  for (const char* network : {"fitted", "links", "node", "gpu"}) {
     const std::string arguments = std::string("simulate --json --forward-degree 2 ") +
                                   "--backward-degree 1 --network " + network + " " + kInputs;
     const Outcome outcome = run(arguments);
     REQUIRE(outcome.exit_code == 0);
     const Json json = Json::parse(outcome.out);
     CHECK(keys(json) == std::set<std::string>{"schema", "provenance", "makespan_s", "forward_s",
-                                              "backward_s", "spans"});
+                                              "backward_s", "basis", "queues", "spans"});
     CHECK(json["makespan_s"].get<double>() ==
           Approx(json["forward_s"].get<double>() + json["backward_s"].get<double>()));
     CHECK(json["provenance"]["configuration"]["network"] == network);
     CHECK(json["provenance"]["configuration"]["layer"]["model_dim"] == 4096);
     const Timeline timeline = timeline_from_json(outcome.out, "simulate");
-    // 3 passes around the experts a phase, 2 and 1 chunks of three steps.
+    // 3 kernels around the experts a pass, 2 and 1 chunks of three steps.
     CHECK(timeline.spans.size() == 2 * 3 + 3 * 2 + 3 * 1);
     CHECK(to_json(timeline) == outcome.out);
   }
@@ -254,7 +283,7 @@ TEST_CASE("files written by simulate hold what it prints", "[program][simulate]"
 }
 
 TEST_CASE("every subcommand's help shows an example", "[program]") {
-  for (const char* command : {"plan", "simulate", "graph", "compare"}) {
+  for (const char* command : {"plan", "simulate", "graph", "compare", "import profile"}) {
     const Outcome outcome = run(std::string(command) + " --help");
     CHECK(outcome.exit_code == 0);
     CHECK_THAT(outcome.out, Catch::Contains("Example:"));
@@ -268,6 +297,19 @@ TEST_CASE("an output that cannot be written is refused and leaves nothing", "[pr
   const std::string folder = directory.path("");
   check_refused("simulate --trace " + folder + " " + kInputs, {folder});
   CHECK(directory.is_empty());
+}
+
+TEST_CASE("a profile of version 1 is refused with the command that converts it", "[program][errors]") {
+  const TemporaryDirectory directory;
+  const std::string now = text_of("experiments/clusters/rtx2080ti-100gib-64.toml");
+  const std::string before = replaced(now, "schema = \"pipemoe.cluster/2\"\n", "");
+  const std::string old = directory.file("old.toml", before);
+  check_refused("plan " + kLayer + "--cluster " + old,
+                {"version 1", "pipemoe import profile", "--output NEW"});
+  const std::string converted = directory.path("new.toml");
+  REQUIRE(run("import profile " + old + " --output " + converted).exit_code == 0);
+  CHECK(json_of("plan --json " + kLayer + "--cluster " + converted)["iteration_s"] ==
+        json_of("plan --json " + kInputs)["iteration_s"]);
 }
 
 TEST_CASE("files that cannot be used are refused", "[program][errors]") {
@@ -301,7 +343,7 @@ TEST_CASE("values that cannot be used are refused, with key, value and range",
   refused("cluster.network.efficiency=1.5", {"network.efficiency is 1.5"});
   refused("cluster.fits.all_to_all.64.alpha_s=nan", {"alpha_s is nan"});
   refused("cluster.fits.all_to_all.64.beta_s_per_byte=inf", {"beta_s_per_byte is inf"});
-  refused("cluster.not_modelled=[]", {"no activation fit, and not_modelled does not list it"});
+  refused("cluster.not_modelled=[]", {"no activation fit, which not_modelled does not list"});
   refused("model_dim=3", {"must be layer.KEY=VALUE or cluster.KEY=VALUE"});
 }
 
@@ -315,8 +357,8 @@ TEST_CASE("options that cannot be used are refused", "[program][errors]") {
                 {"pipeline degree is 257, must be 1..256"});
   check_refused("simulate --backward-degree 0 " + kInputs, {"pipeline degree is 0"});
   check_refused("simulate --schedule magic " + kInputs,
-                {"magic", "sequential, fastermoe, tutel, pipemoe"});
-  check_refused("simulate --network packet " + kInputs, {"packet", "fitted, node, gpu"});
+                {"magic", "pipemoe, pipemoe-deferred, tutel, fastermoe, sequential"});
+  check_refused("simulate --network packet " + kInputs, {"packet", "fitted, links, node, gpu"});
   check_refused("simulate --schedule sequential --forward-degree 2 " + kInputs, {"sequential"});
   check_refused("graph --format png " + kInputs, {"png", "json, dot, graphml"});
 }
@@ -329,13 +371,13 @@ TEST_CASE("a graph that cannot run is refused", "[program][errors]") {
                   parts);
   };
   Json cyclic = Json::parse(text);
-  cyclic["dependencies"].push_back({"layer0.forward.combine.0", "layer0.forward.permute.0"});
+  cyclic["dependencies"].push_back({"block0.forward.combine.0", "block0.forward.permute.0"});
   refused(cyclic.dump(),
-          {"graph.json", "cycle", "layer0.forward.permute.0", "layer0.forward.dispatch.0",
-           "layer0.forward.expert.0", "layer0.forward.combine.0"});
+          {"graph.json", "cycle", "block0.forward.permute.0", "block0.forward.dispatch.0",
+           "block0.forward.expert.0", "block0.forward.combine.0"});
   Json unknown = Json::parse(text);
-  unknown["tasks"][0]["operation"] = "teleport";
-  refused(unknown.dump(), {"graph.json", "operation is teleport"});
+  unknown["tasks"][0]["step"] = "teleport";
+  refused(unknown.dump(), {"graph.json", "step is teleport"});
   refused(text.substr(0, text.size() / 2), {"graph.json"});
 }
 
@@ -355,7 +397,7 @@ struct ComparedFiles {
     for (Span& span : slow.spans) {
       span.start = 2 * span.start + Seconds{5e-4};
       span.end = 2 * span.end + Seconds{5e-4};
-      if (span.task.operation == OperationKind::Gate && span.task.phase == Phase::Forward) {
+      if (span.task.step == Step::Gate && span.task.pass == Pass::Forward) {
         span.start = Seconds{};
       }
     }
@@ -372,19 +414,19 @@ struct ComparedFiles {
 
 }  // namespace
 
-TEST_CASE("compare --json has a row for each operation and the whole", "[program][compare]") {
+TEST_CASE("compare --json has a row for each step and the whole", "[program][compare]") {
   const ComparedFiles files;
   const Json json = json_of("compare --json " + files.both());
-  CHECK(json["schema"] == "pipemoe.comparison/1");
+  CHECK(json["schema"] == "pipemoe.comparison/2");
   CHECK(json["measured"]["ranks"] == 2);
   CHECK(json["measured"]["repeats"] == 2);
-  CHECK(json["operations"].size() == 12);  // six steps, forward and backward
-  for (const Json& row : json["operations"]) {
-    const bool modelled = row["operation"] == "dispatch" || row["operation"] == "combine" ||
-                          row["operation"] == "expert";
+  CHECK(json["steps"].size() == 12);  // six steps, forward and backward
+  for (const Json& row : json["steps"]) {
+    const bool modelled = row["step"] == "dispatch" || row["step"] == "combine" ||
+                          row["step"] == "expert";
     CAPTURE(row.dump());
     CHECK(row["modelled"] == modelled);
-    CHECK(row["tasks_per_rank"] == (modelled && row["phase"] == "forward" ? 2 : 1));
+    CHECK(row["tasks_per_rank"] == (modelled && row["pass"] == "forward" ? 2 : 1));
     if (!modelled) continue;
     CHECK(row["sum"]["relative_error"].get<double>() == Approx(-0.5).epsilon(1e-9));
   }
@@ -400,7 +442,7 @@ TEST_CASE("compare tells a person what was not modelled and how repeats spread",
   const ComparedFiles files;
   const Outcome outcome = run("compare " + files.both());
   CHECK(outcome.exit_code == 0);
-  for (const char* part : {"simulation, network level fitted (1 rank)", "a test (2 ranks)",
+  for (const char* part : {"evaluation, network level fitted (1 rank)", "a test (2 ranks)",
                            "not modelled", "-50.0 %", "iteration",
                            "measured iterations: 2, 1000.000 ms the fastest, 1000.000 the median, "
                            "3000.000 the slowest"}) {
@@ -420,7 +462,7 @@ TEST_CASE("compare writes a table and one trace of both", "[program][compare]") 
   const Timeline predicted = timeline_from_json(read_file(files.predicted, "timeline"), "p");
   const Timeline measured = timeline_from_json(read_file(files.measured, "timeline"), "m");
   CHECK(read_file(trace, "trace") ==
-        to_chrome_trace({{"predicted: simulation, network level fitted", &predicted},
+        to_chrome_trace({{"predicted: evaluation, network level fitted", &predicted},
                          {"measured: a test", &measured}}));
 }
 
@@ -435,6 +477,6 @@ TEST_CASE("timelines that cannot be compared are refused", "[program][compare][e
   check_refused(
       "compare " + other + " " + files.measured,
       {"other.json and ",
-       "layer0.forward.dispatch.2 is in the predicted timeline, not in the measured one"});
+       "block0.forward.dispatch.2 is in the predicted timeline, not in the measured one"});
   check_refused("compare --trace /nonexistent/t.json " + files.both(), {"cannot write"});
 }

@@ -3,8 +3,7 @@
 #include <catch2/catch.hpp>
 #include <set>
 
-#include "experiments/study_analysis.hpp"
-#include "experiments/study_config.hpp"
+#include "experiments/study_results.hpp"
 #include "models/error.hpp"
 #include "models/files.hpp"
 #include "tests/support/program.hpp"
@@ -25,6 +24,8 @@ std::string small_study(const TemporaryDirectory& directory, const std::string& 
   std::string text = R"(name = "small"
 network = "fitted"
 experts_per_rank = 1
+subject = "pipemoe"
+variant = "pipemoe-deferred"
 clusters = ["CLUSTERS-16.toml", "CLUSTERS-64.toml"]
 [layer]
 sequence_length = 1024
@@ -201,6 +202,7 @@ TEST_CASE("bad studies are refused in one line", "[study][errors]") {
   refused("sequential = [1]", "sequential = [2]", "no degree");
   refused("tutel = [1, 2, 4, 8]", "tutel = [1.5]", "must hold degrees");
   refused("fastermoe = [1]", "magic = [1]", "magic is an unknown key");
+  refused("subject = \"pipemoe\"", "subject = \"magic\"", "subject is magic");
   const std::string study = small_study(directory);
   CHECK(run("study " + study + " --output /proc/nowhere").exit_code == 2);
   CHECK(run("study " + study + " --output " + directory.path("o").string() + " --shard 3/3")
@@ -219,11 +221,14 @@ TEST_CASE("results of another study are not mixed in", "[study][errors]") {
 }
 
 TEST_CASE("an outcome compares chosen with best and names the reason of a miss", "[study]") {
-  // Degree 2 is chosen in both phases; forward 2 is best, backward 4 is, by 25 %.
+  Study study;
+  study.subject = "pipemoe";
+  study.schedules = {{"pipemoe", {1, 2, 4, 8}}, {"sequential", {1}}, {"tutel", {2, 4}}};
+  // Degree 2 is chosen in both passes; forward 2 is best, backward 4 is, by 25 %.
   const std::vector<PointRun> runs{
       {"pipemoe", 1, 9, 9},    {"pipemoe", 2, 4, 5}, {"pipemoe", 4, 6, 4}, {"pipemoe", 8, 8, 8},
       {"sequential", 1, 9, 9}, {"tutel", 2, 4, 5},   {"tutel", 4, 6, 4.5}};
-  const PointOutcome even = outcome_of(result_with(runs, {2, 2}, {2, 2}));
+  const PointOutcome even = outcome_of(study, result_with(runs, {2, 2}, {2, 2}));
   CHECK(even.forward.is_best());
   CHECK(even.forward.miss().empty());
   CHECK(even.backward.best == 4);
@@ -232,15 +237,15 @@ TEST_CASE("an outcome compares chosen with best and names the reason of a miss",
   CHECK(even.iteration_s() == 9);
   CHECK(even.regret() == Approx(9.0 / 8 - 1).epsilon(1e-12));
   CHECK(even.others.at("tutel-adaptive").iteration_s() == 9);
-  // Both phases at one degree: 18, 9, 10, 16 against 8.
+  // Both passes at one degree: 18, 9, 10, 16 against 8.
   CHECK(even.fixed_regret.at("always-1") == Approx(18.0 / 8 - 1).epsilon(1e-12));
   CHECK(even.fixed_regret.at("always-4") == Approx(10.0 / 8 - 1).epsilon(1e-12));
   CHECK(even.fixed_regret.at("best-of-1248") == Approx(9.0 / 8 - 1).epsilon(1e-12));
 
-  CHECK(outcome_of(result_with(runs, {2, 2}, {2, 4})).backward.miss() == "uneven chunks");
-  CHECK(outcome_of(result_with(runs, {2, 2}, {2, 8})).backward.miss() ==
+  CHECK(outcome_of(study, result_with(runs, {2, 2}, {2, 4})).backward.miss() == "uneven chunks");
+  CHECK(outcome_of(study, result_with(runs, {2, 2}, {2, 8})).backward.miss() ==
         "uneven chunks and link physics");
-  CHECK_THROWS_AS(outcome_of(result_with(runs, {3, 2}, {2, 2})), RunError);
+  CHECK_THROWS_AS(outcome_of(study, result_with(runs, {3, 2}, {2, 2})), RunError);
 }
 
 TEST_CASE("a distribution's p95 is the nearest rank", "[study]") {
