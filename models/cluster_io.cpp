@@ -13,15 +13,13 @@
 namespace pipemoe {
 namespace {
 
-constexpr const char* kSchema = "pipemoe.cluster/2";
+constexpr const char* kClusterSchema = "pipemoe.cluster/2";
 enum class Version { One, Two };
 
 // ---- reading ----
 
 constexpr std::int64_t kMaxNodes = 65536;
 constexpr std::int64_t kMaxGpusPerNode = 1024;
-constexpr std::int64_t kMaxDim = std::int64_t{1} << 17;
-constexpr std::int64_t kMaxExperts = std::int64_t{1} << 16;
 constexpr double kMaxBandwidth = 1e15;
 constexpr double kMaxStartup = 1e3;
 
@@ -492,8 +490,8 @@ Cluster read_cluster(const ConfigFile& file) {
         "{}: is a profile of version 1: pipemoe import profile {} --output NEW converts it",
         file.name(), file.name()));
   }
-  if (const std::string schema = root.text("schema"); schema != kSchema) {
-    root.fail("schema", fmt::format("is {}, must be {}", schema, kSchema));
+  if (const std::string schema = root.text("schema"); schema != kClusterSchema) {
+    root.fail("schema", fmt::format("is {}, must be {}", schema, kClusterSchema));
   }
   return read(file, Version::Two);
 }
@@ -505,10 +503,11 @@ Cluster read_version_1_cluster(const ConfigFile& file) {
 }
 
 std::string to_toml(const Cluster& cluster) {
-  return line("schema", kSchema) + line("name", cluster.name) + line("source", cluster.source) +
-         line("nodes", cluster.nodes) + line("gpus_per_node", cluster.gpus_per_node) +
-         not_modelled_toml(cluster) + conditions_toml(cluster) + gpu_toml(cluster) +
-         network_toml(cluster) + contention_toml(cluster) + fits_toml(cluster);
+  return line("schema", kClusterSchema) + line("name", cluster.name) +
+         line("source", cluster.source) + line("nodes", cluster.nodes) +
+         line("gpus_per_node", cluster.gpus_per_node) + not_modelled_toml(cluster) +
+         conditions_toml(cluster) + gpu_toml(cluster) + network_toml(cluster) +
+         contention_toml(cluster) + fits_toml(cluster);
 }
 
 }  // namespace pipemoe

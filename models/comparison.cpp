@@ -12,7 +12,7 @@ namespace pipemoe {
 namespace {
 
 using Keys = std::set<TaskKey>;
-using Step = std::pair<Pass, Step>;
+using StepOfPass = std::pair<Pass, Step>;
 
 Keys keys_of(const Timeline& timeline) {
   Keys keys;
@@ -46,8 +46,8 @@ void check_ranks(const Timeline& timeline, const Keys& keys, const char* which) 
 }
 
 // Time of each step's tasks on one rank, mean over the ranks.
-std::map<Step, Seconds> sums(const Timeline& timeline) {
-  std::map<Step, Seconds> all;
+std::map<StepOfPass, Seconds> sums(const Timeline& timeline) {
+  std::map<StepOfPass, Seconds> all;
   for (const Span& span : timeline.spans) {
     all[{span.task.pass, span.task.step}] += span.duration();
   }
@@ -64,9 +64,9 @@ Seconds mean_over_ranks(const Timeline& timeline, Seconds (Timeline::*of_rank)(i
 
 std::vector<StepComparison> compare_steps(const Keys& keys, const Timeline& predicted,
                                           const Timeline& measured) {
-  std::map<Step, std::size_t> tasks;
+  std::map<StepOfPass, std::size_t> tasks;
   for (const TaskKey& key : keys) ++tasks[{key.pass, key.step}];
-  std::map<Step, Seconds> predicted_sums = sums(predicted), measured_sums = sums(measured);
+  std::map<StepOfPass, Seconds> predicted_sums = sums(predicted), measured_sums = sums(measured);
   std::vector<StepComparison> rows;
   for (const auto& [step, count] : tasks) {
     const Compared sum{predicted_sums[step], measured_sums[step]};

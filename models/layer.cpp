@@ -115,8 +115,6 @@ void check_fits_ranks(const MoeLayer& layer, std::int64_t num_ranks) {
 namespace {
 
 constexpr std::int64_t kMaxTokens = std::int64_t{1} << 26;
-constexpr std::int64_t kMaxDim = std::int64_t{1} << 17;
-constexpr std::int64_t kMaxExperts = std::int64_t{1} << 16;
 constexpr std::int64_t kMaxTopK = 1024;
 constexpr double kMaxCapacityFactor = 64;
 constexpr double kMaxLayerBytes = 1e15;  // keeps every derived amount well inside 63 bits

@@ -10,6 +10,10 @@
 
 namespace pipemoe {
 
+/// The most that files may ask for.
+inline constexpr std::int64_t kMaxDim = std::int64_t{1} << 17;
+inline constexpr std::int64_t kMaxExperts = std::int64_t{1} << 16;
+
 /// Shapes per rank; every rank has the same. Memory layout and transfers are in rows: one row is
 /// one token of one expert, `model_dim` wide.
 struct MoeLayer {

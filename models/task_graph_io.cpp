@@ -19,7 +19,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr const char* kSchema = "pipemoe.task_graph/3";
+constexpr const char* kGraphSchema = "pipemoe.task_graph/3";
 
 // ---- writing ----
 
@@ -99,7 +99,7 @@ Json task_json(const TaskGraph& graph, const Task& task) {
 
 constexpr std::int64_t kMaxCount = std::int64_t{1} << 62;
 constexpr std::int64_t kMaxRows = std::int64_t{1} << 40;
-constexpr std::int64_t kMaxDim = std::int64_t{1} << 24;
+constexpr std::int64_t kLargestDim = std::int64_t{1} << 24;
 constexpr double kMaxSeconds = 1e9;
 
 template <class T, class Read>
@@ -130,8 +130,8 @@ GemmShapes read_gemms(JsonObject& object) {
   for (const auto& item : object.array("gemms")) {
     JsonObject gemm(item, object.path("gemms"));
     if (gemms.size() == gemms.capacity()) object.fail("gemms", "must hold at most 4");
-    gemms.push_back({gemm.integer("groups", 1, kMaxDim), 0, gemm.integer("n", 1, kMaxDim),
-                     gemm.integer("k", 1, kMaxDim)});
+    gemms.push_back({gemm.integer("groups", 1, kLargestDim), 0, gemm.integer("n", 1, kLargestDim),
+                     gemm.integer("k", 1, kLargestDim)});
     gemm.finish();
   }
   return gemms;
@@ -237,8 +237,8 @@ class NamedTasks {
 
 TaskGraph read_graph(const Json& json) {
   JsonObject root(json, "graph");
-  if (const std::string schema = root.text("schema"); schema != kSchema) {
-    root.fail("schema", fmt::format("is {}, must be {}", schema, kSchema));
+  if (const std::string schema = root.text("schema"); schema != kGraphSchema) {
+    root.fail("schema", fmt::format("is {}, must be {}", schema, kGraphSchema));
   }
   const std::int64_t num_ranks = root.integer("num_ranks", 1, 1 << 26);
   const std::string schedule = root.text("schedule");
@@ -281,7 +281,8 @@ auto vertex_property(Function function) {
 }  // namespace
 
 std::string to_json(const TaskGraph& graph) {
-  Json json{{"schema", kSchema}, {"schedule", graph.schedule()}, {"num_ranks", graph.num_ranks()}};
+  Json json{
+      {"schema", kGraphSchema}, {"schedule", graph.schedule()}, {"num_ranks", graph.num_ranks()}};
   json["queues"] = Json::array();
   for (const Queue& queue : graph.queues()) json["queues"].push_back(queue_json(queue));
   json["tasks"] = Json::array();

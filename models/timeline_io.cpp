@@ -15,7 +15,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr const char* kSchema = "pipemoe.timeline/2";
+constexpr const char* kTimelineSchema = "pipemoe.timeline/2";
 
 Json provenance_json(const Provenance& from) {
   return {{"program", from.program},
@@ -113,8 +113,8 @@ std::vector<Seconds> read_repeats(JsonObject& root) {
 
 Timeline read_timeline(const Json& json) {
   JsonObject root(json, "timeline");
-  if (const std::string schema = root.text("schema"); schema != kSchema) {
-    root.fail("schema", fmt::format("is {}, must be {}", schema, kSchema));
+  if (const std::string schema = root.text("schema"); schema != kTimelineSchema) {
+    root.fail("schema", fmt::format("is {}, must be {}", schema, kTimelineSchema));
   }
   Timeline timeline;
   timeline.provenance = read_provenance(root.member("provenance"));
@@ -149,7 +149,7 @@ Json trace_event(const Span& span, int process) {
 }  // namespace
 
 std::string to_json(const Timeline& timeline) {
-  Json json{{"schema", kSchema},
+  Json json{{"schema", kTimelineSchema},
             {"provenance", provenance_json(timeline.provenance)},
             {"makespan_s", timeline.makespan().count()},
             {"forward_s", timeline.forward().count()},

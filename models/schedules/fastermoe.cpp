@@ -36,7 +36,7 @@ Chunks peer_steps(const MoeLayer& layer, const Cluster& cluster) {
   return chunks;
 }
 
-TaskGraph build(const MoeLayer& layer, const Cluster& cluster, const Choice&) {
+TaskGraph build_fastermoe(const MoeLayer& layer, const Cluster& cluster, const Choice&) {
   const LayerTasks tasks(layer, cluster.num_ranks());
   TaskGraphBuilder builder(fastermoe.name, cluster.num_ranks(), compute_and_communication());
   const Chunks chunks = peer_steps(layer, cluster);
@@ -49,6 +49,6 @@ TaskGraph build(const MoeLayer& layer, const Cluster& cluster, const Choice&) {
 const Schedule fastermoe{.name = "fastermoe",
                          .summary = "split by peer: one step for each node (FasterMoE)",
                          .knobs = no_knobs,
-                         .build = build};
+                         .build = build_fastermoe};
 
 }  // namespace pipemoe::schedules

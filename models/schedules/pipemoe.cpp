@@ -10,7 +10,7 @@
 namespace pipemoe::schedules {
 namespace {
 
-TaskGraph build(const MoeLayer& layer, const Cluster& cluster, const Choice& choice) {
+TaskGraph build_pipemoe(const MoeLayer& layer, const Cluster& cluster, const Choice& choice) {
   const Degrees degrees = chosen_degrees(choice);
   const LayerTasks tasks(layer, cluster.num_ranks());
   TaskGraphBuilder builder(pipemoe.name, cluster.num_ranks(), compute_and_communication());
@@ -48,7 +48,7 @@ std::optional<PipelineCosts> closed_form(const MoeLayer& layer, const Cluster& c
 const Schedule pipemoe{.name = "pipemoe",
                        .summary = "chunks of all-to-alls and experts overlap (PipeMoE)",
                        .knobs = both_degrees,
-                       .build = build,
+                       .build = build_pipemoe,
                        .closed_form = closed_form};
 
 }  // namespace pipemoe::schedules

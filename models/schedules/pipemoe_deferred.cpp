@@ -52,7 +52,8 @@ std::vector<DeferredChunk> costs_of(const MoeLayer& layer, const Cluster& cluste
   return chunks;
 }
 
-TaskGraph build(const MoeLayer& layer, const Cluster& cluster, const Choice& choice) {
+TaskGraph build_pipemoe_deferred(const MoeLayer& layer, const Cluster& cluster,
+                                 const Choice& choice) {
   const Degrees degrees = chosen_degrees(choice);
   const LayerTasks tasks(layer, cluster.num_ranks());
   TaskGraphBuilder builder(pipemoe_deferred.name, cluster.num_ranks(), compute_and_communication());
@@ -83,6 +84,6 @@ const Schedule pipemoe_deferred{
     .summary = "the same, and weight gradients fill the gaps of the backward pass",
     .needs_costs = true,
     .knobs = both_degrees,
-    .build = build};
+    .build = build_pipemoe_deferred};
 
 }  // namespace pipemoe::schedules

@@ -5,7 +5,7 @@
 namespace pipemoe::schedules {
 namespace {
 
-TaskGraph build(const MoeLayer& layer, const Cluster& cluster, const Choice&) {
+TaskGraph build_sequential(const MoeLayer& layer, const Cluster& cluster, const Choice&) {
   const LayerTasks tasks(layer, cluster.num_ranks());
   const std::int64_t rows = layer.rows();
   TaskGraphBuilder builder(sequential.name, cluster.num_ranks(), compute_and_communication());
@@ -35,6 +35,6 @@ TaskGraph build(const MoeLayer& layer, const Cluster& cluster, const Choice&) {
 const Schedule sequential{.name = "sequential",
                           .summary = "each step waits for the one before",
                           .knobs = no_knobs,
-                          .build = build};
+                          .build = build_sequential};
 
 }  // namespace pipemoe::schedules

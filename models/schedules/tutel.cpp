@@ -17,7 +17,7 @@ std::vector<Knob> knobs(const MoeLayer& layer, const Cluster&, std::int64_t max_
   return {{.name = "degree", .values = divisors}};
 }
 
-TaskGraph build(const MoeLayer& layer, const Cluster& cluster, const Choice& choice) {
+TaskGraph build_tutel(const MoeLayer& layer, const Cluster& cluster, const Choice& choice) {
   const std::int64_t degree = chosen_degree(choice);
   const std::vector<std::int64_t> rows = layer.chunk_rows(degree);
   if (layer.slots() % degree != 0) {
@@ -36,6 +36,6 @@ TaskGraph build(const MoeLayer& layer, const Cluster& cluster, const Choice& cho
 const Schedule tutel{.name = "tutel",
                      .summary = "one degree for both passes, chunks reversed backward (Tutel)",
                      .knobs = knobs,
-                     .build = build};
+                     .build = build_tutel};
 
 }  // namespace pipemoe::schedules
