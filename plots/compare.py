@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from page import (GAP, LEFT, MARGIN, ROW_POINTS, SMALL_ROW, TEXT_ROW, TITLE_ROW, WIDTH, Page,
                   Unit)
 from results import InputError, check_writable, exit_status, printable, section
-from timeline import (LANE, LEGEND_ROW, PHASE_ROW, TICK_ROW, Span, Timeline, chosen_rank,
-                      draw_header, draw_lanes, draw_legend, draw_phases, draw_time_axis,
-                      lanes_and_spans, layer_line, load, run_line, small_print, suffix_of, title,
+from timeline import (LANE, LEGEND_ROW, PASS_ROW, TICK_ROW, Span, Timeline, chosen_rank,
+                      draw_header, draw_lanes, draw_legend, draw_passes, draw_time_axis,
+                      drawn_spans, layer_line, load, run_line, small_print, suffix_of, title,
                       write_figure)
 
 PART_GAP = 0.16  # inches between the two
@@ -29,15 +29,18 @@ class Part:
     name: str
     timeline: Timeline
     rank: int
-    lanes: list[str]
     spans: list[Span]
 
     @staticmethod
     def of(name: str, timeline: Timeline, rank: int) -> "Part":
-        return Part(name, timeline, rank, *lanes_and_spans(timeline, rank))
+        return Part(name, timeline, rank, drawn_spans(timeline, rank))
+
+    def lanes(self) -> float:
+        """Their height."""
+        return LANE * len(self.timeline.queues)
 
     def height(self) -> float:
-        return TEXT_ROW + PHASE_ROW + LANE * len(self.lanes)
+        return TEXT_ROW + PASS_ROW + self.lanes()
 
     def caption(self) -> str:
         made_by = printable(self.timeline.provenance["made_by"])
@@ -53,15 +56,15 @@ def figures(predicted: Timeline, measured: Timeline, unit: Unit) -> str:
 
 
 def draw_part(page: Page, part: Part, unit: Unit, until: float):
-    """Name, phases and lanes; the lanes' axes."""
+    """Name, passes and lanes; the lanes' axes."""
     page.line(TEXT_ROW, part.name, style.TEXT, weight="bold")
     indent = style.text_width(part.name, style.TEXT, "bold") + 8
     caption = style.shortened(part.caption(), style.TEXT, ROW_POINTS - indent)
     page.figure.text(LEFT / WIDTH + indent / 72 / WIDTH, page.below / page.height, caption,
                      va="bottom", fontsize=style.TEXT, color=style.QUIET)
-    draw_phases(page.axes(PHASE_ROW), part.timeline, unit, until)
-    axes = page.axes(LANE * len(part.lanes))
-    draw_lanes(axes, part.timeline, part.spans, part.lanes, until)
+    draw_passes(page.axes(PASS_ROW), part.timeline, unit, until)
+    axes = page.axes(part.lanes())
+    draw_lanes(axes, part.timeline, part.spans, until)
     return axes
 
 
@@ -84,7 +87,6 @@ def draw(predicted: Part, measured: Part) -> Figure:
         axes = draw_part(page, part, unit, until)
         if part is predicted:
             axes.set_xticks([])
-            axes.tick_params(axis="y", length=0, pad=9, labelcolor=style.INK)
             axes.spines[:].set_visible(False)
     draw_time_axis(axes, until, unit)
     page.take(TICK_ROW)

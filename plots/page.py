@@ -72,8 +72,8 @@ class Page:
                            columnspacing=1.5)
 
 
-def tidy(axes, *sides: str) -> None:
-    """Thin quiet ticks and only these spines."""
-    axes.tick_params(length=3, width=0.7, color=style.RULE, labelcolor=style.QUIET, pad=2)
+def tidy(axes, *sides: str, axis: str = "both") -> None:
+    """Thin quiet ticks on one axis or both, and only these spines."""
+    axes.tick_params(axis, length=3, width=0.7, color=style.RULE, labelcolor=style.QUIET, pad=2)
     for side, spine in axes.spines.items():
         spine.set(visible=side in sides, color=style.RULE, linewidth=0.7)

@@ -62,8 +62,9 @@ def member(record: object, name: str, *kinds: type):
 
 
 def check_schema(record: object, schema: str) -> None:
-    if member(record, "schema", str) != schema:
-        raise InputError(f"schema must be {schema}")
+    found = member(record, "schema", str)
+    if found != schema:
+        raise InputError(f"schema is {printable(found) or 'empty'}, must be {schema}")
 
 
 def section(record: object, name: str) -> dict:

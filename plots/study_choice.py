@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from page import ROW_WIDTH, tidy
 from results import counted, percent
-from study_results import Phase, Study
+from study_results import Pass, Study
 from study_sheet import sheet
 
 # Inches.
@@ -46,10 +46,10 @@ def handle(look: style.Look) -> Patch:
 # Chosen against best.
 
 
-def draw_hits(axes, phases: list[Phase], degrees: list[int], side: float) -> None:
+def draw_hits(axes, passes: list[Pass], degrees: list[int], side: float) -> None:
     """A cell for each pair of chosen and best, cut by cause, with counts; `side` of a cell in
     points."""
-    groups = Counter((phase.chosen, phase.best, phase.miss) for phase in phases)
+    groups = Counter((pass_.chosen, pass_.best, pass_.miss) for pass_ in passes)
     cells: dict[tuple, list] = {}
     for cause in CAUSES:  # the causes' order within a cell
         for (chosen, best, miss), number in sorted(groups.items()):
@@ -69,11 +69,11 @@ def draw_hits(axes, phases: list[Phase], degrees: list[int], side: float) -> Non
                       color=look.ink, bbox=ground if look.hatch else None)
 
 
-def draw_map(axes, name: str, phases: list[Phase], degrees: list[int], side: float) -> None:
-    hits = sum(not phase.miss for phase in phases)
+def draw_map(axes, name: str, passes: list[Pass], degrees: list[int], side: float) -> None:
+    hits = sum(not pass_.miss for pass_ in passes)
     axes.plot([-0.5, len(degrees) - 0.5], [-0.5, len(degrees) - 0.5], color=style.RULE,
               linewidth=0.7, zorder=1)
-    draw_hits(axes, phases, degrees, side)
+    draw_hits(axes, passes, degrees, side)
     axes.set(xlim=(-0.5, len(degrees) - 0.5), ylim=(-0.5, len(degrees) - 0.5))
     size = room([str(degree) for degree in degrees], side - 2)
     for axis in (axes.xaxis, axes.yaxis):
@@ -84,21 +84,21 @@ def draw_map(axes, name: str, phases: list[Phase], degrees: list[int], side: flo
     axes.tick_params(which="both", length=0)
     axes.set_xlabel("chosen degree", color=style.QUIET, labelpad=4)
     axes.set_ylabel("best degree", color=style.QUIET, labelpad=4)
-    axes.annotate(f"{name}: best on {hits} of {len(phases)}", (0, 1), (0, 5), color=style.INK,
+    axes.annotate(f"{name}: best on {hits} of {len(passes)}", (0, 1), (0, 5), color=style.INK,
                   xycoords="axes fraction", textcoords="offset points")
 
 
 def draw_choice(study: Study) -> Figure:
-    """Chosen against best degree, counted, misses by cause; both phases."""
-    phases = {name: [layer.phases[name] for layer in study.layers] for name in style.PHASES}
-    everything = [phase for some in phases.values() for phase in some]
-    degrees = sorted({degree for phase in everything for degree in (phase.chosen, phase.best)})
-    missed = [phase.regret() for phase in everything if phase.miss]
+    """Chosen against best degree, counted, misses by cause; both passes."""
+    passes = {name: [layer.passes[name] for layer in study.layers] for name in style.PASSES}
+    everything = [pass_ for some in passes.values() for pass_ in some]
+    degrees = sorted({degree for pass_ in everything for degree in (pass_.chosen, pass_.best)})
+    missed = [pass_.regret() for pass_ in everything if pass_.miss]
     text = ("Counts of layers. On the diagonal the degree that the cost model chooses is the best "
             "of all degrees simulated; equal times count as best, of equals the smallest degree. ")
     if missed:
         text += (f"{len(missed)} of {len(everything)} choices miss it; they lose at most "
-                 f"{percent(max(missed), 2)} of their phase. ")
+                 f"{percent(max(missed), 2)} of their pass. ")
     width = (ROW_WIDTH - MAP_GAP) / 2
     page = sheet(study, f"{study.name}: chosen against best degree, {len(study.layers)} layers on "
                         f"{study.cluster['name']}",
@@ -107,11 +107,11 @@ def draw_choice(study: Study) -> Figure:
     page.take(MAP_HEAD)
     bottom = page.take(width)
     side = width * 72 / len(degrees)
-    for place, name in enumerate(style.PHASES):
+    for place, name in enumerate(style.PASSES):
         axes = page.panel(place * (width + MAP_GAP), width, width, bottom)
-        draw_map(axes, name, phases[name], degrees, side)
+        draw_map(axes, name, passes[name], degrees, side)
     page.take(MAP_AXIS)
-    present = {phase.miss for phase in everything}
+    present = {pass_.miss for pass_ in everything}
     page.legend(LEGEND_ROW, [handle(look) for cause, look in CAUSES.items() if cause in present])
     return page.figure
 
@@ -133,12 +133,12 @@ def axis_values(study: Study, key: str, used: set[int]) -> list[int]:
     return sorted(used | {value for value in study.grid(key) if isinstance(value, int)})
 
 
-def cells_of(study: Study, phase: str) -> dict[tuple, list[int]]:
+def cells_of(study: Study, pass_name: str) -> dict[tuple, list[int]]:
     """Best degrees by (tokens, model_dim, hidden_dim), ascending."""
     cells: dict[tuple, list[int]] = {}
     for layer in study.layers:
         key = (layer.tokens, layer.model_dim, layer.hidden_dim)
-        cells.setdefault(key, []).append(layer.phases[phase].best)
+        cells.setdefault(key, []).append(layer.passes[pass_name].best)
     return {key: sorted(degrees) for key, degrees in cells.items()}
 
 
@@ -181,9 +181,9 @@ def optimum_words(study: Study, cells: list[list[int]]) -> str:
 
 
 def draw_optimum(study: Study) -> Figure:
-    """How the best degree moves over the grid: phases as rows, tokens as columns of heat maps."""
-    cells = {name: cells_of(study, name) for name in style.PHASES}
-    keys = set(cells[style.PHASES[0]])
+    """How the best degree moves over the grid: passes as rows, tokens as columns of heat maps."""
+    cells = {name: cells_of(study, name) for name in style.PASSES}
+    keys = set(cells[style.PASSES[0]])
     tokens = sorted({key[0] for key in keys})
     rows = axis_values(study, "model_dim", {key[1] for key in keys})
     columns = axis_values(study, "hidden_dim", {key[2] for key in keys})
@@ -197,7 +197,7 @@ def draw_optimum(study: Study) -> Figure:
     cell = width * 72 / len(columns)
     size = room([cell_text(degrees) for degrees in shown], cell - 2)
     page.take(TABLE_HEAD)
-    for name in style.PHASES:
+    for name in style.PASSES:
         bottom = page.take(height)
         for place, number in enumerate(tokens):
             axes = page.panel(place * (width + TABLE_GAP), width, height, bottom)
@@ -212,7 +212,7 @@ def label_heat(axes, name: str, tokens: int, rows: list[int], columns: list[int]
     """Words around a panel: tokens above the first row, H below the last, M left of the first."""
     axes.set_xticks([])
     axes.set_yticks([])
-    if name == style.PHASES[0]:
+    if name == style.PASSES[0]:
         axes.set_title(f"{tokens} tokens a GPU", fontsize=style.TEXT, pad=4)
     else:
         labels = [str(value) for value in columns]

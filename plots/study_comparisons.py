@@ -264,7 +264,7 @@ def draw_regret(study: Study) -> Figure:
     best = sum(regret == 0 for regret in shown[0].regrets) / len(shown[0].regrets)
     page = sheet(study, f"{study.name}: what a rule for the degrees loses, {len(study.layers)} "
                         f"layers on {study.cluster['name']}",
-                 "Regret: an iteration's time over that with the best degrees of both phases, "
+                 "Regret: an iteration's time over that with the best degrees of both passes, "
                  "minus 1. A curve tells the share of layers with at most that regret; the chosen "
                  f"degrees lose nothing on {percent(best)} of the layers and at most "
                  f"{percent(shown[0].regrets[-1] / 100, 2)} on any. The axis is linear below "

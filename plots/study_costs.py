@@ -1,4 +1,4 @@
-"""The cost model's split of a phase's time: what of it computes, communicates or starts up."""
+"""The cost model's split of a pass's time: what of it computes, communicates or starts up."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ GEMMS = {"forward": 2, "backward": 4}  # two products; their input and weight gr
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds of one all-to-all of all rows and of one phase's GEMMs over them: start-up, and what
+    """Seconds of one all-to-all of all rows and of one pass's GEMMs over them: start-up, and what
     is shared among chunks."""
 
     exchange_startup: float
@@ -22,7 +22,7 @@ class Costs:
 
 @dataclass(frozen=True)
 class Split:
-    """Where a phase's time goes. Its sum, without `hidden`, is the time."""
+    """Where a pass's time goes. Its sum, without `hidden`, is the time."""
 
     compute: float
     startup: float  # of compute, and of that communication which is exposed
@@ -40,7 +40,7 @@ def line_of(fit: dict, slope: str) -> tuple[float, float] | None:
     return values if numbers else None
 
 
-def costs_of(study: Study, layer: Layer, phase: str) -> Costs | None:
+def costs_of(study: Study, layer: Layer, pass_name: str) -> Costs | None:
     """From the cluster's fits and the layer's sizes; None where these are no lines, or unknown."""
     fits = section(study.cluster, "fits")
     dtype = layer.values.get("dtype", study.setting("dtype"))
@@ -53,7 +53,7 @@ def costs_of(study: Study, layer: Layer, phase: str) -> Costs | None:
     copies = float(layer.values.get("top_k", study.setting("top_k") or 1))
     rows = copies * float(factor or 1) * layer.tokens
     flops = 2 * rows * layer.model_dim * layer.hidden_dim
-    count = GEMMS[phase]
+    count = GEMMS[pass_name]
     return Costs(exchange[0], exchange[1] * rows * layer.model_dim * BYTES[dtype],
                  count * gemm[0], count * gemm[1] * flops)
 

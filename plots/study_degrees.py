@@ -9,7 +9,7 @@ from page import Unit
 from results import percent
 from study_costs import Costs, costs_of, split
 from study_panels import finish, outcome_words, panels, tall, telling
-from study_results import Layer, Phase, Study
+from study_results import Layer, Pass, Study
 from study_sheet import sheet
 
 LEGEND_ROW = 0.19
@@ -49,15 +49,15 @@ def draw_split(axes, costs: Costs, degrees: list[int], unit: Unit) -> None:
                 edgecolor=HIDDEN.ink, hatch=HIDDEN.hatch, linewidth=0, zorder=2)
 
 
-def draw_panel(axes, phase: Phase, costs: Costs | None, unit: Unit) -> None:
-    degrees, times = list(phase.times), [time / unit.seconds for time in phase.times.values()]
+def draw_panel(axes, pass_: Pass, costs: Costs | None, unit: Unit) -> None:
+    degrees, times = list(pass_.times), [time / unit.seconds for time in pass_.times.values()]
     if costs is not None:
         draw_split(axes, costs, degrees, unit)
     axes.plot(degrees, times, zorder=4, **SIMULATED)
     up = ScaledTranslation(0, 7 / 72, axes.figure.dpi_scale_trans)
-    axes.plot(phase.chosen, phase.times[phase.chosen] / unit.seconds, zorder=5,
+    axes.plot(pass_.chosen, pass_.times[pass_.chosen] / unit.seconds, zorder=5,
               transform=axes.transData + up, **CHOSEN)
-    axes.plot(phase.best, phase.times[phase.best] / unit.seconds, zorder=3, **BEST)
+    axes.plot(pass_.best, pass_.times[pass_.best] / unit.seconds, zorder=3, **BEST)
     axes.set(xlim=(edges_of(degrees)[0] - 0.3, edges_of(degrees)[-1] + 0.3),
              ylim=(0, 1.13 * max(times)))
     ticks = [tick for tick in (1, 4, 8, 16, 24, 32, 64, 128, 256, 512) if tick <= max(degrees)]
@@ -68,11 +68,11 @@ def apart(study: Study, layers: list[Layer]) -> float:
     """How far model and simulation lie apart at most on these layers, as a share."""
     shares = [0.0]
     for layer in layers:
-        for name, phase in layer.phases.items():
+        for name, pass_ in layer.passes.items():
             costs = costs_of(study, layer, name)
             if costs is not None:
                 shares += [abs(split(costs, degree).total() / time - 1)
-                           for degree, time in phase.times.items()]
+                           for degree, time in pass_.times.items()]
     return max(shares)
 
 
@@ -98,15 +98,15 @@ def draw_degrees(study: Study) -> Figure:
     """Forward and backward time of four telling layers against the degree, split."""
     chosen = telling(study)
     layers = [one.layer for one in chosen]
-    has_split = all(costs_of(study, layer, name) for layer in layers for name in style.PHASES)
+    has_split = all(costs_of(study, layer, name) for layer in layers for name in style.PASSES)
     page = sheet(study, f"{study.name}: time against pipeline degree on {study.cluster['name']}",
                  degrees_words(study, layers, has_split),
                  tall(2) + 2 * LEGEND_ROW)
     for (place, name), axes in panels(page, chosen).items():
-        phase = layers[place].phases[name]
-        unit = Unit.of(max(phase.times.values()))
-        draw_panel(axes, phase, costs_of(study, layers[place], name) if has_split else None, unit)
-        finish(axes, place, name, outcome_words(phase), unit)
+        pass_ = layers[place].passes[name]
+        unit = Unit.of(max(pass_.times.values()))
+        draw_panel(axes, pass_, costs_of(study, layers[place], name) if has_split else None, unit)
+        finish(axes, place, name, outcome_words(pass_), unit)
     if has_split:
         page.legend(LEGEND_ROW, areas())
     page.legend(LEGEND_ROW, [Line2D([], [], label="simulated", **SIMULATED),

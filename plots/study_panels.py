@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import style
 from page import ROW_WIDTH, Page, Unit, tidy
 from results import percent
-from study_results import Layer, Phase, Study
+from study_results import Layer, Pass, Study
 from study_sheet import layer_words
 
 # Inches.
@@ -27,27 +27,27 @@ def gain(layer: Layer) -> float:
 
 
 def with_best(study: Study, low: int, high: int) -> list[Layer]:
-    """The layers whose best degrees lie here in both phases; if none, those where the backward one
+    """The layers whose best degrees lie here in both passes; if none, those where the backward one
     does."""
-    def fits(layer: Layer, *phases: str) -> bool:
-        return all(low <= layer.phases[name].best <= high for name in phases)
+    def fits(layer: Layer, *passes: str) -> bool:
+        return all(low <= layer.passes[name].best <= high for name in passes)
 
-    both = [layer for layer in study.layers if fits(layer, *style.PHASES)]
+    both = [layer for layer in study.layers if fits(layer, *style.PASSES)]
     return both or [layer for layer in study.layers if fits(layer, "backward")]
 
 
 def telling(study: Study) -> list[Telling]:
     """At most four layers, by rule: degree 1 nearest to the best; best degree 2, then 4 to 8, in
-    both phases where there is such a layer, else backward; highest best backward degree. Among
+    both passes where there is such a layer, else backward; highest best backward degree. Among
     equals the one that loses most at degree 1, then the first."""
-    highest = max(layer.phases["backward"].best for layer in study.layers)
+    highest = max(layer.passes["backward"].best for layer in study.layers)
     ranges = {"best degree 2": (2, 2), "best degree 4 to 8": (4, 8),
               "highest best degree": (highest, highest)}
     chosen = [Telling("degree 1 nearest to best", min(study.layers, key=gain))]
     for why, (low, high) in ranges.items():
         layer = max(with_best(study, low, high), key=gain, default=None)
         if layer is not None and all(layer is not other.layer for other in chosen):
-            in_both = low <= layer.phases["forward"].best <= high
+            in_both = low <= layer.passes["forward"].best <= high
             chosen.append(Telling(why if in_both else f"{why}, backward", layer))
     return chosen
 
@@ -58,18 +58,18 @@ def tall(rows: int) -> float:
 
 
 def panels(page: Page, chosen: list[Telling]) -> dict[tuple[int, str], object]:
-    """Empty axes by place in `chosen` and phase, a column a layer, with words above."""
+    """Empty axes by place in `chosen` and pass, a column a layer, with words above."""
     width = (ROW_WIDTH - GAP_X * (COLUMNS - 1)) / COLUMNS
     page.take(HEAD)
     found = {}
-    for phase in style.PHASES:
+    for pass_name in style.PASSES:
         bottom = page.take(PANEL)
         for place, one in enumerate(chosen):
             axes = page.panel(place * (width + GAP_X), width, PANEL, bottom)
-            found[place, phase] = axes
-            if phase == style.PHASES[0]:
+            found[place, pass_name] = axes
+            if pass_name == style.PASSES[0]:
                 head_words(axes, one)
-        page.take(GAP_Y if phase != style.PHASES[-1] else AXIS)
+        page.take(GAP_Y if pass_name != style.PASSES[-1] else AXIS)
     return found
 
 
@@ -80,21 +80,21 @@ def head_words(axes, one: Telling) -> None:
                       textcoords="offset points", **look)
 
 
-def finish(axes, place: int, phase: str, words: str, unit: Unit) -> None:
+def finish(axes, place: int, pass_name: str, words: str, unit: Unit) -> None:
     """Ticks, labels and the line above a panel; the axes hold degrees and times in `unit`."""
     axes.annotate(words, (0, 1), (0, 5), xycoords="axes fraction", textcoords="offset points",
                   color=style.QUIET, fontsize=7)
     tidy(axes, "bottom")
     axes.tick_params(axis="y", length=0)
     axes.yaxis.get_major_locator().set_params(nbins=4)
-    axes.set_ylabel(f"{phase}, {unit.name}" if place == 0 else unit.name, color=style.QUIET,
+    axes.set_ylabel(f"{pass_name}, {unit.name}" if place == 0 else unit.name, color=style.QUIET,
                     labelpad=2)
-    if phase == style.PHASES[-1]:
+    if pass_name == style.PASSES[-1]:
         axes.set_xlabel("pipeline degree", color=style.QUIET, labelpad=2)
 
 
-def outcome_words(phase: Phase) -> str:
-    if phase.chosen == phase.best:
-        return f"best {phase.best}, chosen"
-    cost = f"+{percent(phase.regret(), 2)}" if phase.miss else "as fast"
-    return f"best {phase.best}, chosen {phase.chosen} ({cost})"
+def outcome_words(pass_: Pass) -> str:
+    if pass_.chosen == pass_.best:
+        return f"best {pass_.best}, chosen"
+    cost = f"+{percent(pass_.regret(), 2)}" if pass_.miss else "as fast"
+    return f"best {pass_.best}, chosen {pass_.chosen} ({cost})"

@@ -26,8 +26,8 @@ def fastest(times: dict[int, float]) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Phase:
-    """One phase of one layer: simulated seconds by degree, ascending; holds chosen and best."""
+class Pass:
+    """One pass of one layer: simulated seconds by degree, ascending; holds chosen and best."""
 
     chosen: int
     best: int  # of the fastest degrees the smallest; the study's own may be another of them
@@ -54,21 +54,21 @@ class Layer:
     tokens: int
     model_dim: int
     hidden_dim: int
-    phases: dict[str, Phase]
+    passes: dict[str, Pass]
     iteration_s: float
     deferred_s: float  # with deferred weight gradients; 0 when not studied
     others_s: dict[str, float]  # of other schedules, by name
 
     def best_s(self) -> float:
-        return sum(phase.times[phase.best] for phase in self.phases.values())
+        return sum(pass_.times[pass_.best] for pass_ in self.passes.values())
 
     def regret(self) -> float:
         return loss(self.iteration_s, self.best_s())
 
     def fixed_regret(self, *degrees: int) -> float | None:
-        """With the fastest of these degrees, one for both phases; None when none was tried."""
-        times = [sum(phase.times[degree] for phase in self.phases.values()) for degree in degrees
-                 if all(degree in phase.times for phase in self.phases.values())]
+        """With the fastest of these degrees, one for both passes; None when none was tried."""
+        times = [sum(pass_.times[degree] for pass_ in self.passes.values()) for degree in degrees
+                 if all(degree in pass_.times for pass_ in self.passes.values())]
         return loss(min(times), self.best_s()) if times else None
 
 
@@ -101,17 +101,17 @@ class Study:
 
 
 def read_degrees(path: str) -> dict[int, dict[str, dict[int, float]]]:
-    """Seconds by point, phase and degree."""
+    """Seconds by point, pass and degree."""
     times: dict[int, dict[str, dict[int, float]]] = {}
     for line, row in enumerate(read_rows(path), start=2):
         with said_of(f"{path}: row {line}"):
-            of_point = times.setdefault(count(row, "point", 0), {name: {} for name in style.PHASES})
-            for name in style.PHASES:
+            of_point = times.setdefault(count(row, "point", 0), {name: {} for name in style.PASSES})
+            for name in style.PASSES:
                 of_point[name][count(row, "degree")] = seconds(row, f"{name}_s")
     return times
 
 
-def read_phase(row: dict[str, str], name: str, times: dict[int, float]) -> Phase:
+def read_pass(row: dict[str, str], name: str, times: dict[int, float]) -> Pass:
     chosen, best = (count(row, f"{name}_{which}_degree") for which in ("chosen", "best"))
     for degree in (chosen, best):
         if degree not in times:
@@ -123,7 +123,7 @@ def read_phase(row: dict[str, str], name: str, times: dict[int, float]) -> Phase
     if miss not in MISSES:
         raise InputError(f"{name}_miss is {printable(miss)}, must be empty or one of "
                          + ", ".join(MISSES[1:]))
-    return Phase(chosen, fastest(times)[0], miss, times)
+    return Pass(chosen, fastest(times)[0], miss, times)
 
 
 def other_schedules(columns: list[str]) -> list[str]:
@@ -137,13 +137,13 @@ def read_layer(row: dict[str, str], study_file: dict, degrees: dict) -> Layer:
     fixed = {key: str(value) for key, value in section(study_file, "layer").items()}
     grid = section(study_file, "grid")
     keys = [key for kind in ("layer", "cluster") for key in section(grid, kind)]
-    times = degrees.get(point, {name: {} for name in style.PHASES})
+    times = degrees.get(point, {name: {} for name in style.PASSES})
     deferred = number(row, "deferred_iteration_s")
     return Layer(point=point, values={key: cell(row, key) for key in keys},
                  tokens=count(row, "tokens_per_rank"),
                  model_dim=count(fixed | row, "model_dim"),
                  hidden_dim=count(fixed | row, "hidden_dim"),
-                 phases={name: read_phase(row, name, times[name]) for name in style.PHASES},
+                 passes={name: read_pass(row, name, times[name]) for name in style.PASSES},
                  iteration_s=seconds(row, "iteration_s"), deferred_s=deferred,
                  others_s={name: seconds(row, f"{name}_s") for name in other_schedules(list(row))
                            if row[f"{name}_s"]})

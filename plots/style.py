@@ -1,7 +1,7 @@
 """How every plot looks: colours, hatches, labels and type sizes.
 
-Colours are those of Okabe and Ito, which colour-blind readers tell apart. Operations that share a
-stream also differ in greyscale, by lightness or by hatch. Text is never read as mathematics, and
+Colours are those of Okabe and Ito, which colour-blind readers tell apart. Steps that share a queue
+also differ in greyscale, by lightness or by hatch. Text is never read as mathematics, and
 equal input gives equal bytes.
 """
 
@@ -39,7 +39,7 @@ DOTS_PER_INCH = 150
 
 
 class Look(NamedTuple):
-    """How one operation is drawn; `ink` is the colour of text upon it."""
+    """How one step is drawn; `ink` is the colour of text upon it."""
 
     label: str
     colour: str
@@ -48,7 +48,7 @@ class Look(NamedTuple):
 
 
 # In the order of an iteration, which is the order of a legend.
-OPERATIONS = {
+STEPS = {
     "gate": Look("gate", PURPLE, hatch="....."),
     "permute": Look("permute", GREEN, hatch="/////"),
     "dispatch": Look("dispatch", SKY_BLUE),
@@ -59,9 +59,7 @@ OPERATIONS = {
     "unpermute": Look("unpermute", GREEN, hatch="\\\\\\\\\\"),
 }
 
-STREAMS = {"compute": "compute", "inter_node": "inter-node", "intra_node": "intra-node"}
-
-PHASES = ("forward", "backward")
+PASSES = ("forward", "backward")
 
 
 def configure() -> None:

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Draws one timeline, as `pipemoe simulate --json` prints it: a lane a stream, a bar a task.
+"""Draws one timeline, as `pipemoe simulate --json` prints it: a lane a queue, a bar a task.
 
 Needs Debian's python3-matplotlib. Bad input: one line on standard error, exit status 2, no file.
 """
@@ -13,19 +13,23 @@ import style  # before matplotlib: it sets how that one behaves
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
-from page import (GAP, MARGIN, RIGHT, ROW_POINTS, SMALL_ROW, TEXT_ROW, TITLE_ROW, WIDTH, Page, Unit,
-                  tidy)
+from page import (GAP, LEFT, MARGIN, RIGHT, ROW_POINTS, SMALL_ROW, TEXT_ROW, TITLE_ROW, WIDTH, Page,
+                  Unit, tidy)
 from results import (SUFFIXES, InputError, check_schema, check_writable, cluster_words,
-                     exit_status, member, parse_json, phrases, printable, read, rendered, said_of,
-                     section, write_all)
+                     exit_status, member, parse_json, percent, phrases, printable, read, rendered,
+                     said_of, section, write_all)
 
-SCHEMA = "pipemoe.timeline/1"
+SCHEMA = "pipemoe.timeline/2"
+BASES = ("measured", "interpolated", "estimated", "not_modelled")  # from the best to the worst
 LONGEST_S = 1e9
 LARGEST_INDEX = 100_000_000
+MOST_QUEUES = 16
 
 # Inches.
-PHASE_ROW, TICK_ROW, LEGEND_ROW = 0.28, 0.26, 0.16
+PASS_ROW, TICK_ROW, LEGEND_ROW = 0.28, 0.26, 0.16
 LANE = 0.42
+
+LANE_PAD = 9  # points between a lane and its name
 
 BAR = 0.80  # of a lane's height
 
@@ -37,10 +41,10 @@ BAR = 0.80  # of a lane's height
 class Span:
     """One task on one rank; seconds since the iteration's start, end not before start."""
 
-    operation: str
+    step: str
     chunk: int
-    phase: str
-    stream: str
+    pass_name: str
+    queue: str
     rank: int
     start: float
     end: float
@@ -51,15 +55,17 @@ class Timeline:
     """When each task ran, and where that result comes from; some span takes time."""
 
     provenance: dict
+    queues: list[str]  # names, in the order of the lanes
     spans: list[Span]
+    basis: dict[str, float]  # shares of the makespan by what its costs rest on; empty: unknown
 
     def makespan(self) -> float:
         """End of the last span."""
         return max(span.end for span in self.spans)
 
     def forward(self) -> float:
-        """Until the last forward span ends; 0 without a forward phase."""
-        return max((span.end for span in self.spans if span.phase == "forward"), default=0.0)
+        """Until the last forward span ends; 0 without a forward pass."""
+        return max((span.end for span in self.spans if span.pass_name == "forward"), default=0.0)
 
     def ranks(self) -> list[int]:
         return sorted({span.rank for span in self.spans})
@@ -80,11 +86,19 @@ def index(record: dict, name: str) -> int:
     return value
 
 
-def read_span(record: object) -> Span:
-    span = Span(operation=known(record, "operation", style.OPERATIONS),
+def read_queues(root: dict) -> list[str]:
+    """Their names: 1..16, no two alike."""
+    queues = [member(record, "name", str) for record in member(root, "queues", list)]
+    if not 1 <= len(queues) <= MOST_QUEUES or len(set(queues)) < len(queues):
+        raise InputError(f"queues must be 1..{MOST_QUEUES} with different names")
+    return queues
+
+
+def read_span(record: object, queues: list[str]) -> Span:
+    span = Span(step=known(record, "step", style.STEPS),
                 chunk=index(record, "chunk"),
-                phase=known(record, "phase", style.PHASES),
-                stream=known(record, "stream", style.STREAMS),
+                pass_name=known(record, "pass", style.PASSES),
+                queue=known(record, "queue", queues),
                 rank=index(record, "rank"),
                 start=member(record, "start_s", int, float),
                 end=member(record, "end_s", int, float))
@@ -101,13 +115,26 @@ def read_provenance(record: object) -> dict:
     return record
 
 
+def read_basis(root: dict) -> dict[str, float]:
+    """The share of each basis; empty when the timeline does not say."""
+    if "basis" not in root:
+        return {}
+    shares = {name: member(root["basis"], name, int, float) for name in BASES}
+    if not all(0 <= share <= 1 + 1e-6 for share in shares.values()):  # not-a-number fails it too
+        raise InputError("basis must hold shares of 0..1")
+    return shares
+
+
 def read_timeline(text: bytes) -> Timeline:
     """Throws InputError unless `text` is the JSON of a timeline in which something takes time."""
     with said_of("not a timeline"):
         root = parse_json(text)
         check_schema(root, SCHEMA)
-        timeline = Timeline(read_provenance(root.get("provenance")),
-                            [read_span(record) for record in member(root, "spans", list)])
+        queues = read_queues(root)
+        timeline = Timeline(
+            read_provenance(root.get("provenance")), queues,
+            [read_span(record, queues) for record in member(root, "spans", list)],
+            read_basis(root))
     if not any(span.end > span.start for span in timeline.spans):
         raise InputError("nothing to draw: no task takes time")
     return timeline
@@ -150,11 +177,20 @@ def run_line(configuration: object) -> str:
     return "; ".join(filter(None, parts + [cluster_words(section(run, "cluster"))]))
 
 
+def basis_words(basis: dict[str, float]) -> str:
+    """What the makespan rests on; empty when that is unknown."""
+    texts = {name: percent(share, 0) for name, share in basis.items() if share > 0}
+    parts = [("under 1 %" if text == "0 %" else text) + " " + name.replace("_", " ")
+             for name, text in texts.items()]
+    return "rests on: " + ", ".join(parts) if parts else ""
+
+
 def small_print(timeline: Timeline, rank: int) -> str:
     made = timeline.provenance
     parts = [made["program"], "commit " + made["commit"], made["made_by"]]
     if len(timeline.ranks()) > 1:
         parts.append(f"rank {rank} of {len(timeline.ranks())}")
+    parts.append(basis_words(timeline.basis))
     return "  ·  ".join(filter(None, map(printable, parts + made["notes"])))
 
 
@@ -173,8 +209,8 @@ def draw_header(page: Page, heading: str, figures: str, lines: list[str]) -> Non
                   color=style.QUIET)
 
 
-def draw_phases(axes, timeline: Timeline, unit: Unit, until: float) -> None:
-    """The extent of each phase, named and timed as far as there is room, on an axis to `until`."""
+def draw_passes(axes, timeline: Timeline, unit: Unit, until: float) -> None:
+    """The extent of each pass, named and timed as far as there is room, on an axis to `until`."""
     forward, makespan = timeline.forward(), timeline.makespan()
     for name, start, end in (("forward", 0.0, forward), ("backward", forward, makespan)):
         room = (end - start) / until * ROW_POINTS - 20
@@ -204,9 +240,9 @@ def number_sizes(spans: list[Span], points_per_second: float) -> list[float]:
     return [size if fits else 0 for fits in room]
 
 
-def draw_bars(axes, operation: str, lane: int, spans: list[Span], points_per_second: float) -> None:
-    """One operation's tasks of one phase on one lane."""
-    look = style.OPERATIONS[operation]
+def draw_bars(axes, step: str, lane: int, spans: list[Span], points_per_second: float) -> None:
+    """The tasks of one step of one pass on one lane."""
+    look = style.STEPS[step]
     widths = [span.end - span.start for span in spans]
     # A thin bar gets a thin edge: its colour must not drown.
     edges = [min(0.6, max(0.15, 0.08 * width * points_per_second)) for width in widths]
@@ -219,22 +255,34 @@ def draw_bars(axes, operation: str, lane: int, spans: list[Span], points_per_sec
                       color=look.ink, ha="center", va="center_baseline", bbox=ground, zorder=4)
 
 
-def draw_lanes(axes, timeline: Timeline, spans: list[Span], lanes: list[str],
-               until: float) -> None:
-    """A lane a stream, each as long as the timeline, on an axis to `until`."""
+def lane_names(queues: list[str]) -> tuple[list[str], float]:
+    """The queues' names as they fit at the left of the lanes, and their size."""
+    room = LEFT * 72 - LANE_PAD - 2
+    names = [printable(queue) for queue in queues]
+    for size in style.NUMBERS:
+        if all(style.text_width(name, size) <= room for name in names):
+            break
+    return [style.shortened(name, size, room) for name in names], size
+
+
+def draw_lanes(axes, timeline: Timeline, spans: list[Span], until: float) -> None:
+    """A lane a queue, each as long as the timeline, on an axis to `until`."""
     makespan, forward = timeline.makespan(), timeline.forward()
     groups: dict[tuple, list[Span]] = {}
     for span in spans:
-        groups.setdefault((span.stream, span.phase, span.operation), []).append(span)
-    for lane in range(len(lanes)):
+        groups.setdefault((span.queue, span.pass_name, span.step), []).append(span)
+    lanes = range(len(timeline.queues))
+    for lane in lanes:
         axes.barh(lane, makespan, BAR, color=style.GROUND, linewidth=0, zorder=0)
-    for (stream, _, operation), group in groups.items():
-        draw_bars(axes, operation, lanes.index(stream), group, ROW_POINTS / until)
+    for (queue, _, step), group in groups.items():
+        draw_bars(axes, step, timeline.queues.index(queue), group, ROW_POINTS / until)
     if 0 < forward < makespan:
         for width, colour in ((2.2, style.WHITE), (1.0, style.INK)):
             axes.axvline(forward, color=colour, linewidth=width, zorder=3)
     axes.set(xlim=(0, until), ylim=(len(lanes) - 0.5, -0.5))
-    axes.set_yticks(range(len(lanes)), [style.STREAMS[stream] for stream in lanes])
+    names, size = lane_names(timeline.queues)
+    axes.set_yticks(lanes, names)
+    axes.tick_params(axis="y", length=0, pad=LANE_PAD, labelcolor=style.INK, labelsize=size)
 
 
 def draw_time_axis(axes, until: float, unit: Unit) -> None:
@@ -242,42 +290,40 @@ def draw_time_axis(axes, until: float, unit: Unit) -> None:
     ticks = MaxNLocator(nbins=9, steps=[1, 2, 2.5, 5, 10]).tick_values(0, until / unit.seconds)
     ticks = [tick for tick in ticks if 0 <= tick * unit.seconds <= until]
     axes.set_xticks([tick * unit.seconds for tick in ticks], [f"{tick:g}" for tick in ticks])
-    tidy(axes, "bottom")
-    axes.tick_params(axis="y", length=0, pad=9, labelcolor=style.INK)
-    axes.annotate(f"time ({unit.name})", (0, 0), (-9, -5), xycoords="axes fraction",
+    tidy(axes, "bottom", axis="x")
+    axes.annotate(f"time ({unit.name})", (0, 0), (-LANE_PAD, -5), xycoords="axes fraction",
                   textcoords="offset points", ha="right", va="top", color=style.QUIET)
 
 
 def draw_legend(page: Page, spans: list[Span]) -> None:
-    present = {span.operation for span in spans}
+    present = {span.step for span in spans}
     handles = [Patch(facecolor=look.colour, edgecolor=style.INK, linewidth=0.6, hatch=look.hatch,
                      label=look.label)
-               for operation, look in style.OPERATIONS.items() if operation in present]
+               for step, look in style.STEPS.items() if step in present]
     page.legend(LEGEND_ROW, handles)
 
 
-def lanes_and_spans(timeline: Timeline, rank: int) -> tuple[list[str], list[Span]]:
-    """The streams of a rank, and those of its spans that take time."""
-    mine = [span for span in timeline.spans if span.rank == rank]
-    lanes = [stream for stream in style.STREAMS if any(span.stream == stream for span in mine)]
-    return lanes, [span for span in mine if span.end > span.start]
+def drawn_spans(timeline: Timeline, rank: int) -> list[Span]:
+    """Those spans of a rank that take time."""
+    return [span for span in timeline.spans if span.rank == rank and span.end > span.start]
 
 
 def draw(timeline: Timeline, rank: int) -> Figure:
     """The timeline of one of its ranks."""
-    lanes, spans = lanes_and_spans(timeline, rank)
+    spans = drawn_spans(timeline, rank)
+    lanes = LANE * len(timeline.queues)
     configuration = timeline.provenance.get("configuration")
     lines = list(filter(None, [layer_line(section(configuration, "layer")),
                                run_line(configuration)]))
     footer = style.wrapped(small_print(timeline, rank), style.SMALL, ROW_POINTS, most_lines=4)
     unit = Unit.of(timeline.makespan())
 
-    page = Page(2 * MARGIN + TITLE_ROW + TEXT_ROW * len(lines) + PHASE_ROW + LANE * len(lanes)
-                + TICK_ROW + LEGEND_ROW + GAP + SMALL_ROW * len(footer))
+    page = Page(2 * MARGIN + TITLE_ROW + TEXT_ROW * len(lines) + PASS_ROW + lanes + TICK_ROW
+                + LEGEND_ROW + GAP + SMALL_ROW * len(footer))
     draw_header(page, title(configuration), "makespan " + unit.text(timeline.makespan()), lines)
-    draw_phases(page.axes(PHASE_ROW), timeline, unit, timeline.makespan())
-    axes = page.axes(LANE * len(lanes))
-    draw_lanes(axes, timeline, spans, lanes, timeline.makespan())
+    draw_passes(page.axes(PASS_ROW), timeline, unit, timeline.makespan())
+    axes = page.axes(lanes)
+    draw_lanes(axes, timeline, spans, timeline.makespan())
     draw_time_axis(axes, timeline.makespan(), unit)
     page.take(TICK_ROW)
     draw_legend(page, spans)

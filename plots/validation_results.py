@@ -69,7 +69,7 @@ class Layer:
     regret_degree_1: float
 
     def limit(self) -> float | None:
-        """The longer of computing and communicating in each phase, in seconds."""
+        """The longer of computing and communicating in each pass, in seconds."""
         return next(iter(self.points.values())).limit
 
 
@@ -211,7 +211,7 @@ def read_errors(record: object, points: list[Point]) -> Errors:
 
 
 def said_degrees(record: dict, name: str) -> Degrees:
-    """A number is of both phases."""
+    """A number is of both passes."""
     return degrees_of(str(member(record, name, int, str)), name)
 
 

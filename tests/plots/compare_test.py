@@ -15,14 +15,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "plots"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import compare
-from timeline_test import SPANS, changed, span, texts
+from timeline_test import QUEUES, SPANS, changed, span, texts
 
-PREDICTED = changed(made_by="a prediction")  # 70 of 100 ms forward, compute and both networks
+PREDICTED = changed(made_by="a prediction")  # 70 of 100 ms forward, on all three queues
 # Two ranks, 80 ms: 50 of them forward.
 MEASURED = changed([span("gate", 0, "forward", "compute", 0, 20),
-                    span("dispatch", 7, "forward", "inter_node", 20, 50),
+                    span("dispatch", 7, "forward", "communication", 20, 50),
                     span("expert", 0, "backward", "compute", 50, 60, rank=1),
-                    span("combine", 0, "backward", "inter_node", 60, 80, rank=1)],
+                    span("combine", 0, "backward", "communication", 60, 80, rank=1)],
                    made_by="a measurement", notes=["measured note"])
 
 
@@ -64,17 +64,25 @@ class CompareTest(unittest.TestCase):
         self.assertIn("predicted 80.00 ms, measured 100.0 ms: −20.0 %",
                       texts(self.draw(MEASURED, PREDICTED)))
 
-    def test_both_are_named_with_their_phases_and_lanes(self):
+    def test_both_are_named_with_their_passes_and_lanes(self):
         found = texts(self.draw(PREDICTED, MEASURED))
         for text in ("predicted", "measured", "a prediction", "a measurement, rank 0 of 2",
                      "forward 70.00 ms", "backward 30.00 ms", "forward 50.00 ms",
                      "backward 30.00 ms", "some-layer on some-cluster"):
             self.assertIn(text, found)
-        self.assertEqual(found.count("compute"), 2)
-        self.assertEqual(found.count("intra-node"), 1)
+        for lane in ("compute", "communication", "links"):
+            self.assertEqual(found.count(lane), 2)
         footers = [text for text in found if text.startswith("measured: ")]
         self.assertEqual(len(footers), 1)
         self.assertIn("measured note", footers[0])
+
+    def test_each_has_its_own_lanes_and_says_what_it_rests_on(self):
+        basis = {"measured": 0.25, "interpolated": 0.75, "estimated": 0, "not_modelled": 0}
+        only = PREDICTED | {"queues": QUEUES[:1], "spans": SPANS[:1], "basis": basis}
+        found = texts(self.draw(only, MEASURED))
+        self.assertEqual((found.count("compute"), found.count("communication")), (2, 1))
+        (footer,) = [text for text in found if "rests on" in text]
+        self.assertRegex(footer, "^predicted: .*rests on: 25 % measured, 75 % interpolated")
 
     def test_the_axis_is_as_long_as_the_longer_one(self):
         ticks = {"0", "20", "40", "60", "80", "100"}

@@ -50,10 +50,10 @@ SUMMARY = {
 }
 
 
-def model_time(values, phase, degree, startup):
+def model_time(values, pass_name, degree, startup):
     """PipeMoE's closed form; `startup` 0 or 1."""
     rows = 2 * values["batch_size"] * values["sequence_length"]
-    gemms = 2 if phase == "forward" else 4
+    gemms = 2 if pass_name == "forward" else 4
     exchange = startup * 0.000783 + 3.84e-10 * rows * values["model_dim"] * 4 / degree
     flops = 2 * rows * values["model_dim"] * values["hidden_dim"]
     expert = gemms * (startup * 0.00015 + 7.46e-14 * flops / degree)
@@ -61,8 +61,8 @@ def model_time(values, phase, degree, startup):
     return filled if degree == 1 else max(filled, 2 * degree * exchange)
 
 
-def phase_cells(name, times, miss):
-    """The columns of one phase; with a miss, a chosen degree beside the best one."""
+def pass_cells(name, times, miss):
+    """The columns of one pass; with a miss, a chosen degree beside the best one."""
     best = min(times, key=times.get)
     chosen = best + 1 if miss else best
     return {f"{name}_chosen_degree": chosen, f"{name}_best_degree": best,
@@ -81,7 +81,7 @@ def point_rows(cluster, startup, others):
         row = {"point": point, "cluster": cluster, "ranks": 64} | values
         row["tokens_per_rank"] = values["batch_size"] * values["sequence_length"]
         for name in times:
-            row |= phase_cells(name, times[name], misses.get(point, "") if startup else "")
+            row |= pass_cells(name, times[name], misses.get(point, "") if startup else "")
         row["iteration_s"] = row["forward_chosen_s"] + row["backward_chosen_s"]
         row["deferred_iteration_s"] = 0.99 * row["iteration_s"] if others else 0
         row |= {f"{name}_s": factor * row["iteration_s"] for name, factor in others.items()}
@@ -322,7 +322,8 @@ class BadInputTest(StudyTest):
     def test_what_is_no_summary(self):
         for message, text in (
                 ("it is no JSON", "{"), ("schema is missing", "[]"),
-                ("schema must be pipemoe.study/1", '{"schema": "pipemoe.timeline/1"}'),
+                ("schema is pipemoe.plan/1, must be pipemoe.study/1",
+                 '{"schema": "pipemoe.plan/1"}'),
                 ("note is missing", json.dumps(SUMMARY | {"note": 3})),
                 ("clusters is empty", json.dumps(SUMMARY | {"clusters": []})),
                 ("configuration is missing", json.dumps(SUMMARY | {"provenance": {
@@ -375,13 +376,13 @@ class ModelTest(StudyTest):
         chosen = telling(read_study(str(self.results), None))
         self.assertEqual(len({one.layer.point for one in chosen}), len(chosen))
         self.assertEqual(chosen[0].why, "degree 1 nearest to best")
-        self.assertEqual(chosen[0].layer.phases["forward"].best, 1)
+        self.assertEqual(chosen[0].layer.passes["forward"].best, 1)
 
     def test_of_equal_times_the_smallest_degree_is_best(self):
         path = write_results(self.folder / "without", startup=0, others={})
-        phase = read_study(str(path), None).layers[0].phases["forward"]
-        self.assertEqual((phase.best, phase.equals_of_best()), (2, list(range(2, 17))))
-        self.assertEqual(phase.regret(), 0)
+        forward = read_study(str(path), None).layers[0].passes["forward"]
+        self.assertEqual((forward.best, forward.equals_of_best()), (2, list(range(2, 17))))
+        self.assertEqual(forward.regret(), 0)
 
     def test_profiles_are_changed_as_the_study_says(self):
         profile = overridden(PROFILE, {"fits.gemm.fp32.alpha_s": 0.0, "a.b": 1})

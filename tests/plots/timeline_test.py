@@ -23,27 +23,34 @@ import style
 import timeline
 
 
-def span(operation, chunk, phase, stream, start, end, rank=0):
+def queue(name, resource):
+    return {"name": name, "resource": resource, "priority": 0}
+
+
+def span(step, chunk, pass_name, queue_name, start, end, rank=0):
     """A span; times in milliseconds."""
-    return {"task": f"layer0.{phase}.{operation}.{chunk}", "operation": operation, "layer": 0,
-            "chunk": chunk, "phase": phase, "stream": stream, "rank": rank,
-            "start_s": start / 1e3, "end_s": end / 1e3}
+    return {"task": f"block0.{pass_name}.{step}.{chunk}", "microbatch": 0, "block": 0,
+            "pass": pass_name, "step": step, "chunk": chunk, "stage": 0, "queue": queue_name,
+            "rank": rank, "start_s": start / 1e3, "end_s": end / 1e3}
 
 
-# Each operation and each stream once, one after the other: forward 70 ms of 100 ms.
+QUEUES = [queue("compute", "compute"), queue("communication", "network"),
+          queue("links", "node_links")]
+
+# Each step and each queue once, one after the other: forward 70 ms of 100 ms.
 SPANS = [
     span("gate", 0, "forward", "compute", 0, 10),
     span("permute", 1, "forward", "compute", 10, 20),
-    span("dispatch", 2, "forward", "inter_node", 20, 35),
+    span("dispatch", 2, "forward", "communication", 20, 35),
     span("expert", 3, "forward", "compute", 35, 45),
-    span("combine", 4, "forward", "intra_node", 45, 60),
+    span("combine", 4, "forward", "links", 45, 60),
     span("unpermute", 5, "forward", "compute", 60, 70),
     span("expert_input_gradient", 6, "backward", "compute", 70, 85),
     span("expert_weight_gradient", 7, "backward", "compute", 85, 100),
 ]
 
 TIMELINE = {
-    "schema": "pipemoe.timeline/1",
+    "schema": "pipemoe.timeline/2",
     "provenance": {
         "program": "pipemoe 0.1.0", "commit": "0123abc", "host": "here",
         "made_by": "a test, by hand", "versions": {"simgrid": "3.32"},
@@ -56,6 +63,7 @@ TIMELINE = {
             "schedule": "pipemoe", "network": "node", "forward_degree": 6, "backward_degree": 8},
     },
     "makespan_s": 0.1, "forward_s": 0.07, "backward_s": 0.03,
+    "queues": QUEUES,
     "spans": SPANS,
 }
 
@@ -114,21 +122,36 @@ class TimelineTest(unittest.TestCase):
 
 
 class PictureTest(TimelineTest):
-    def test_every_stream_and_operation_is_named(self):
+    def test_every_queue_and_step_is_named(self):
         found = texts(self.draw(TIMELINE, "out.svg"))
-        for label in [look.label for look in style.OPERATIONS.values()]:
+        for label in [look.label for look in style.STEPS.values()]:
             self.assertIn(label, found)
-        for label in style.STREAMS.values():
-            self.assertIn(label, found)
+        for lane in QUEUES:
+            self.assertIn(lane["name"], found)
 
-    def test_streams_without_tasks_and_operations_without_time_are_not_named(self):
-        spans = SPANS[:4] + [span("combine", 0, "forward", "inter_node", 45, 45)]
+    def test_a_queue_without_tasks_has_a_lane_and_a_step_without_time_no_entry(self):
+        spans = SPANS[:4] + [span("combine", 0, "forward", "communication", 45, 45)]
         found = texts(self.draw(changed(spans), "out.svg"))
-        self.assertIn("inter-node", found)
-        for absent in ("intra-node", "combine", "unpermute"):
+        self.assertIn("links", found)
+        for absent in ("combine", "unpermute"):
             self.assertNotIn(absent, found)
 
-    def test_phases_makespan_and_chunks_are_written(self):
+    def test_lanes_have_the_order_of_the_queues_whatever_their_names(self):
+        names = ["$b_2$", "a", "copy engine 0 of a GPU", "last"]
+        queues = [queue(name, "copy_engine") for name in names]
+        spans = [span("gate", 0, "forward", "a", 0, 1)]
+        found = texts(self.draw(changed(spans) | {"queues": queues}, "out.svg"))
+        lanes = [text for text in found if text in names or text.startswith("copy eng")]
+        self.assertEqual(lanes[:2] + lanes[3:], names[:2] + names[3:])
+        self.assertRegex(lanes[2], r"\Acopy engine.*…\Z")
+
+    def test_what_the_makespan_rests_on_is_told_as_far_as_it_is_known(self):
+        basis = {"measured": 0, "interpolated": 0.926, "estimated": 0.07, "not_modelled": 0.005}
+        found = "\n".join(texts(self.draw(TIMELINE | {"basis": basis}, "out.svg")))
+        self.assertIn("rests on: 93 % interpolated, 7 % estimated, under 1 % not modelled", found)
+        self.assertNotIn("rests on", "\n".join(texts(self.draw(TIMELINE, "out.svg"))))
+
+    def test_passes_makespan_and_chunks_are_written(self):
         # 100 ms are 8.83 inches of 72 points long: the shortest bar, 10 ms, gets 64 points.
         found = texts(self.draw(TIMELINE, "out.svg"))
         for text in ("forward 70.00 ms", "backward 30.00 ms", "makespan 100.0 ms", "time (ms)"):
@@ -139,7 +162,8 @@ class PictureTest(TimelineTest):
     def test_chunk_numbers_need_room(self):
         # 1000 ms are as long: each bar of 1 ms gets 0.64 points.
         spans = [span("expert", chunk, "forward", "compute", chunk, chunk + 1)
-                 for chunk in range(64)] + [span("dispatch", 0, "forward", "inter_node", 0, 1000)]
+                 for chunk in range(64)]
+        spans.append(span("dispatch", 0, "forward", "communication", 0, 1000))
         self.assertNotIn("63", texts(self.draw(changed(spans), "out.svg")))
 
     def test_configuration_and_provenance_are_told(self):
@@ -212,16 +236,25 @@ class BadInputTest(TimelineTest):
         for message, content in (
                 ("it is no JSON", b""), ("it is no JSON", b"{"), ("it is no JSON", b"\xff\xfe\xfa"),
                 ("it is no JSON", b"[" * 100_000), ("schema", []), ("schema", {}),
-                ("schema must be pipemoe.timeline/1", TIMELINE | {"schema": "pipemoe.plan/1"}),
+                ("schema is pipemoe.timeline/1, must be pipemoe.timeline/2",
+                 TIMELINE | {"schema": "pipemoe.timeline/1"}),
                 ("program", TIMELINE | {"provenance": 3}), ("notes", changed(notes=[1])),
-                ("spans", TIMELINE | {"spans": None}), ("operation", changed(spans=[3]))):
+                ("spans", TIMELINE | {"spans": None}), ("step", changed(spans=[3])),
+                ("queues is missing", TIMELINE | {"queues": None}),
+                ("name is missing", TIMELINE | {"queues": [{"name": 1}]}),
+                ("queues must be 1..16", TIMELINE | {"queues": []}),
+                ("with different names", TIMELINE | {"queues": QUEUES + QUEUES[:1]}),
+                ("measured is missing", TIMELINE | {"basis": None}),
+                ("basis must hold shares",
+                 TIMELINE | {"basis": dict.fromkeys(timeline.BASES, -0.1)})):
             with self.subTest(message=message):
                 self.check_no_timeline(message, content)
 
     def test_malformed_spans(self):
         for message, members in (
-                ("operation is send, must be one of gate, ", {"operation": "send"}),
-                ("phase", {"phase": "sideways"}), ("stream", {"stream": ["compute"]}),
+                ("step is send, must be one of gate, ", {"step": "send"}),
+                ("pass", {"pass": "sideways"}), ("queue", {"queue": ["compute"]}),
+                ("queue is inter_node, must be one of compute, ", {"queue": "inter_node"}),
                 ("chunk", {"chunk": True}), ("chunk", {"chunk": -1}), ("rank", {"rank": 1e3}),
                 ("start_s", {"start_s": "0"}), ("start_s <= end_s", {"start_s": 1}),
                 ("start_s <= end_s", {"start_s": -1}), ("start_s <= end_s", {"end_s": 10**400}),
