@@ -9,6 +9,7 @@ build_packages=(
   libsimgrid-dev          # simulation
   libtomlplusplus-dev     # layer and cluster files
   nlohmann-json3-dev      # results
+  mold                    # the linker
   libbenchmark-dev        # benchmarks
   python3-matplotlib      # plots
 )
