@@ -1,40 +1,16 @@
 // What can run a task graph for real on this rank.
 #pragma once
 
-#include <chrono>
 #include <map>
 #include <memory>
-#include <span>
 #include <string>
 #include <vector>
 
+#include "exec/graph_runner.hpp"
 #include "exec/layer_results.hpp"
 #include "models/task_graph.hpp"
 
 namespace pipemoe::exec {
-
-using Clock = std::chrono::steady_clock;
-
-/// When a task ran, on this rank's clock. It begins when all that it waits for has ended: the time
-/// that its stream needs to notice is part of its start-up.
-struct Interval {
-  Clock::time_point start;
-  Clock::time_point end;
-};
-
-/// A task graph made ready to run any number of times.
-class PreparedGraph {
- public:
-  virtual ~PreparedGraph() = default;
-  /// One iteration that begins at `start`, a time soon to come; fills the interval of each task, by
-  /// TaskId. Throws RunError.
-  virtual void iterate(Clock::time_point start, std::span<Interval> intervals) = 0;
-
-  /// Whether taking each task's time costs time: then run() measures the makespan.
-  virtual bool spans_disturb() const { return false; }
-  /// One iteration that begins at `start`; how long it took this rank. Only where spans_disturb().
-  virtual Seconds run(Clock::time_point start);
-};
 
 class Backend {
  public:
@@ -47,7 +23,7 @@ class Backend {
   virtual bool regroups() const { return false; }
   /// Throws InputError when it cannot run the graph. Several may be ready, one iterates at a time;
   /// the backend and the graph must outlive it.
-  virtual std::unique_ptr<PreparedGraph> prepare(const TaskGraph& graph) = 0;
+  virtual std::unique_ptr<GraphRunner> prepare(const TaskGraph& graph) = 0;
 };
 
 /// A backend for one MoE layer, whose results can be looked at.

@@ -12,8 +12,8 @@
 
 #include "exec/calibrated_profile.hpp"
 #include "exec/calibration_rows.hpp"
+#include "exec/graph_runner.hpp"
 #include "exec/layer_excess.hpp"
-#include "exec/layer_graph.hpp"
 #include "exec/layer_measurements.hpp"
 #include "exec/measured_fit.hpp"
 #include "exec/overlap_estimate.hpp"

@@ -2,8 +2,8 @@
 
 #include <utility>
 
+#include "exec/graph_runner.hpp"
 #include "exec/layer_graph.hpp"
-#include "exec/stream_workers.hpp"
 #include "kernels/blas.hpp"
 #include "models/error.hpp"
 
@@ -36,12 +36,12 @@ std::map<std::string, std::string> CpuBackend::versions() const {
   return versions;
 }
 
-std::unique_ptr<PreparedGraph> CpuBackend::prepare(const TaskGraph& graph) {
+std::unique_ptr<GraphRunner> CpuBackend::prepare(const TaskGraph& graph) {
   check(layer_, graph, group_.size());
   const auto state =
       std::make_shared<CpuLayer>(layer_, data_, options_.data, group_, degrees_of(graph));
   prepared_last_ = state;
-  return std::make_unique<StreamWorkers>(
+  return std::make_unique<ThreadGraphRunner>(
       graph, [this, state](const Task& task, std::stop_token stop) {
         const Stream stream = task.stream == Stream::Compute ? Stream::InterNode : task.stream;
         state->run(task, *communicators_.at(stream), std::move(stop));

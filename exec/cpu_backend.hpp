@@ -32,7 +32,7 @@ class CpuBackend final : public LayerBackend {
   std::map<std::string, std::string> versions() const override;
   /// Collective. Throws what check() throws.
   bool regroups() const override { return true; }
-  std::unique_ptr<PreparedGraph> prepare(const TaskGraph& graph) override;
+  std::unique_ptr<GraphRunner> prepare(const TaskGraph& graph) override;
 
   LayerResults results() const override { return prepared_last_->results(); }
   void poison() override { prepared_last_->poison(); }

@@ -7,7 +7,7 @@
 #include <random>
 #include <thread>
 
-#include "exec/stream_workers.hpp"
+#include "exec/graph_runner.hpp"
 #include "kernels/activation.hpp"
 #include "kernels/blas.hpp"
 #include "models/task_graph.hpp"
@@ -87,7 +87,7 @@ std::vector<Seconds> time_all_to_all(const CpuOptions& options, ProcessGroup& gr
                                            parts[static_cast<std::size_t>(group.rank())]);
   std::vector<float> receive(static_cast<std::size_t>(received.front() * ranks));
   const TaskGraph graph = exchange_after_work(group.size());
-  StreamWorkers workers(graph, [&](const Task& task, std::stop_token stop) {
+  ThreadGraphRunner workers(graph, [&](const Task& task, std::stop_token stop) {
     if (task.stream == Stream::Compute) {
       std::this_thread::sleep_for(std::chrono::microseconds(200));
     } else {

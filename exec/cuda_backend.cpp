@@ -7,10 +7,10 @@
 #include <cstdint>
 #include <utility>
 
+#include "exec/graph_runner.hpp"
 #include "exec/layer_graph.hpp"
 #include "exec/peer_memory.hpp"
 #include "exec/profiler_range.hpp"
-#include "exec/stream_workers.hpp"
 #include "kernels/device_fill.hpp"
 #include "models/error.hpp"
 #include "models/provenance.hpp"
@@ -342,7 +342,7 @@ std::function<void(const Task&, cudaStream_t)> CudaBackend::await_of(
   };
 }
 
-std::unique_ptr<PreparedGraph> CudaBackend::prepare(const TaskGraph& graph) {
+std::unique_ptr<GraphRunner> CudaBackend::prepare(const TaskGraph& graph) {
   check_graph(layer_, graph, group_.size());
   const std::int64_t before = free_bytes();
   cuda::DeviceLayerShape shape = shape_of(layer_, options_, group_.size(), degrees_of(graph));
@@ -384,7 +384,7 @@ std::unique_ptr<PreparedGraph> CudaBackend::prepare(const TaskGraph& graph) {
   cuda::check(cudaGetDevice(&device));
   auto streams = std::make_shared<std::map<Stream, cuda::Stream>>();
   for (const Stream stream : kStreams) streams->emplace(stream, cuda::Stream());
-  return std::make_unique<StreamWorkers>(
+  return std::make_unique<ThreadGraphRunner>(
       graph, [this, layer, iteration, streams, device](const Task& task, std::stop_token stop) {
         cuda::check(cudaSetDevice(device));
         if (task.key().operation == OperationKind::Gate && task.phase == Phase::Forward) {

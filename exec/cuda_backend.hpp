@@ -53,7 +53,7 @@ class CudaBackend final : public LayerBackend {
   std::map<std::string, std::string> versions() const override;
   bool regroups() const override;
   /// Collective. Throws InputError for graphs that the CPU backend refuses too.
-  std::unique_ptr<PreparedGraph> prepare(const TaskGraph& graph) override;
+  std::unique_ptr<GraphRunner> prepare(const TaskGraph& graph) override;
 
   LayerResults results() const override;
   void poison() override;

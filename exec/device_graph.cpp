@@ -6,8 +6,7 @@
 #include <thread>
 #include <utility>
 
-#include "exec/arrivals.hpp"
-#include "exec/layer_graph.hpp"
+#include "exec/graph_runner.hpp"
 #include "exec/profiler_range.hpp"
 #include "models/error.hpp"
 
@@ -44,7 +43,7 @@ DeviceGraph::DeviceGraph(const TaskGraph& graph, Work work, const DeviceGraphOpt
   for (const auto& [before, after] : graph.dependencies()) {
     if (waits_by_event(before, after)) events_[after].push_back(before);
   }
-  if (work_.await) arrivals_ = arrivals(graph);
+  if (work_.await) arrivals_ = awaited_exchanges(graph);
   work_.align(stream(kMain));
   give_all(/*timed=*/false);  // allocates what the first iteration allocates
   wait_for_end();
@@ -151,7 +150,7 @@ void DeviceGraph::give_up() {
   work_.give_up();
 }
 
-Seconds DeviceGraph::run(Clock::time_point start) {
+Seconds DeviceGraph::measure_makespan(Clock::time_point start) {
   std::this_thread::sleep_until(start);
   launch(/*timed=*/false);
   return cuda::elapsed(begin_, end_);

@@ -20,9 +20,9 @@ struct DeviceGraphOptions {
   Seconds deadline{120};            ///< of an iteration: later, another rank must have failed
 };
 
-/// One iteration is given to the device as a whole; run() times it between two events, iterate()
-/// has an event after each task besides.
-class DeviceGraph final : public PreparedGraph {
+/// One iteration is given to the device as a whole; measure_makespan() times it between two events,
+/// iterate() has an event after each task besides.
+class DeviceGraph final : public GraphRunner {
  public:
   /// `give` hands one task to a stream without waiting for the device. It is called for each task
   /// of an iteration, in an order that respects every precedence; `begin` before the first one.
@@ -42,11 +42,12 @@ class DeviceGraph final : public PreparedGraph {
     std::function<void()> check;
     std::function<void()> give_up;
   };
-  /// Throws RunError, as run() and iterate() do, when an iteration fails or does not end in time.
+  /// Throws RunError, as measure_makespan() and iterate() do, when an iteration fails or does not
+  /// end in time.
   DeviceGraph(const TaskGraph& graph, Work work, const DeviceGraphOptions& options);
 
   bool spans_disturb() const override { return true; }
-  Seconds run(Clock::time_point start) override;
+  Seconds measure_makespan(Clock::time_point start) override;
   void iterate(Clock::time_point start, std::span<Interval> intervals) override;
 
  private:

@@ -65,7 +65,7 @@ class Measurement {
 
  private:
   void run_rounds(Backend& backend) {
-    std::vector<std::unique_ptr<PreparedGraph>> prepared;
+    std::vector<std::unique_ptr<GraphRunner>> prepared;
     for (const TaskGraph& graph : graphs_) prepared.push_back(backend.prepare(graph));
     for (int round = 0; round < options_.rounds; ++round) {
       const auto before = [&](int rounds) { return options_.repeats * rounds / options_.rounds; };
@@ -76,11 +76,11 @@ class Measurement {
     }
   }
 
-  void iterate(PreparedGraph& prepared, std::size_t index, int warm_up, int repeats) {
+  void iterate(GraphRunner& prepared, std::size_t index, int warm_up, int repeats) {
     for (int i = -warm_up; i < repeats; ++i) {
       Iteration iteration;
       const bool apart = i >= 0 && options_.makespans && prepared.spans_disturb();
-      if (apart) iteration.makespan = prepared.run(common_start(group_, offset_));
+      if (apart) iteration.makespan = prepared.measure_makespan(common_start(group_, offset_));
       if (!apart || i % options_.spans_every == 0) {
         iteration.intervals.resize(graphs_[index].size());
         iteration.start = common_start(group_, offset_);

@@ -2,8 +2,7 @@
 
 #include <algorithm>
 
-#include "exec/arrivals.hpp"
-#include "exec/layer_graph.hpp"
+#include "exec/graph_runner.hpp"
 #include "exec/statistics.hpp"
 #include "models/error.hpp"
 
@@ -54,7 +53,8 @@ double exchange_stamp(const std::vector<LayerMeasurements>& layers,
 Excess handoff_excess(const TaskGraph& chain, double makespan, const ChainParts& parts,
                       Exchanges counted) {
   Excess excess{.seconds = makespan - parts.computing, .whole = makespan};
-  for (const auto& awaited : arrivals(chain)) excess.seconds -= awaited.empty() ? 0 : parts.join;
+  for (const auto& awaited : awaited_exchanges(chain))
+    excess.seconds -= awaited.empty() ? 0 : parts.join;
   for (const auto& [before, id] : chain.dependencies()) {
     const Task& task = chain.task(id);
     if (!is_exchange(task)) continue;

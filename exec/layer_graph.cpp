@@ -39,6 +39,4 @@ void check_graph(const MoeLayer& layer, const TaskGraph& graph, int num_ranks) {
   }
 }
 
-bool is_exchange(const Task& task) { return std::holds_alternative<AllToAll>(task.operation); }
-
 }  // namespace pipemoe::exec

@@ -13,6 +13,4 @@ Degrees degrees_of(const TaskGraph& graph);
 /// this layer's slots between all ranks.
 void check_graph(const MoeLayer& layer, const TaskGraph& graph, int num_ranks);
 
-bool is_exchange(const Task& task);
-
 }  // namespace pipemoe::exec

@@ -4,7 +4,7 @@
 #include <utility>
 #include <vector>
 
-#include "exec/layer_graph.hpp"
+#include "exec/graph_runner.hpp"
 #include "exec/statistics.hpp"
 
 namespace pipemoe::exec {

@@ -86,7 +86,7 @@ void verify_numerics(const RunOptions& options, const MoeLayer& layer, const Tas
     explicit Poisoned(exec::LayerBackend& backend) : real(backend) {}
     std::string name() const override { return real.name(); }
     std::map<std::string, std::string> versions() const override { return real.versions(); }
-    std::unique_ptr<exec::PreparedGraph> prepare(const TaskGraph& of) override {
+    std::unique_ptr<exec::GraphRunner> prepare(const TaskGraph& of) override {
       auto prepared = real.prepare(of);
       real.poison();
       return prepared;

@@ -57,7 +57,7 @@ Outcome outcome_of(const Run& run) {
   CudaBackend backend(run.layer, run.options, *group);
   const auto prepared = backend.prepare(graph);
   backend.poison();
-  prepared->run(Clock::now());
+  prepared->measure_makespan(Clock::now());
   const LayerResults plain = backend.results();
   backend.poison();
   std::vector<Interval> intervals(graph.size());

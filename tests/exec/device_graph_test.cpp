@@ -58,10 +58,10 @@ TEST_CASE("an iteration that does not end is given up, and the schedule is named
   const TaskGraph tasks = graph();
   LosableExchange exchange;
   DeviceGraph prepared(tasks, exchange.work(), options(cuda_graph));
-  CHECK_NOTHROW(prepared.run(Clock::now()));
+  CHECK_NOTHROW(prepared.measure_makespan(Clock::now()));
   CHECK(exchange.given_up == 0);
   exchange.lost = true;
-  CHECK_THROWS_WITH(prepared.run(Clock::now()),
+  CHECK_THROWS_WITH(prepared.measure_makespan(Clock::now()),
                     Contains("schedule pipemoe") && Contains("within 0.2 s"));
   CHECK(exchange.given_up == 1);
 }
@@ -73,7 +73,7 @@ TEST_CASE("a failed exchange ends the iteration before its deadline", "[exec][cu
   LosableExchange exchange;
   DeviceGraph prepared(tasks, exchange.work(), {.cuda_graph = cuda_graph});
   exchange.lost = exchange.failed = true;
-  CHECK_THROWS_WITH(prepared.run(Clock::now()), "the exchange failed");
+  CHECK_THROWS_WITH(prepared.measure_makespan(Clock::now()), "the exchange failed");
   CHECK(exchange.given_up == 1);
 }
 
@@ -120,5 +120,5 @@ TEST_CASE("what has arrived is computed while this rank's own rows are leaving",
   CHECK(awaited > 0);
   set(0, aside);
   aside.synchronize();
-  CHECK_NOTHROW(prepared.run(Clock::now()));
+  CHECK_NOTHROW(prepared.measure_makespan(Clock::now()));
 }

@@ -2,7 +2,7 @@
 
 #include <catch2/catch.hpp>
 
-#include "exec/stream_workers.hpp"
+#include "exec/graph_runner.hpp"
 #include "models/error.hpp"
 
 using namespace pipemoe;
@@ -27,14 +27,14 @@ class Scripted final : public Backend {
 
   std::string name() const override { return "scripted"; }
   std::map<std::string, std::string> versions() const override { return {{"script", "1"}}; }
-  std::unique_ptr<PreparedGraph> prepare(const TaskGraph&) override {
+  std::unique_ptr<GraphRunner> prepare(const TaskGraph&) override {
     return std::make_unique<Prepared>(times_, starts);
   }
 
   std::vector<Clock::time_point> starts;
 
  private:
-  class Prepared final : public PreparedGraph {
+  class Prepared final : public GraphRunner {
    public:
     Prepared(const std::vector<std::chrono::milliseconds>& times,
              std::vector<Clock::time_point>& starts)
@@ -59,8 +59,8 @@ class Failing final : public Backend {
  public:
   std::string name() const override { return "failing"; }
   std::map<std::string, std::string> versions() const override { return {}; }
-  std::unique_ptr<PreparedGraph> prepare(const TaskGraph& graph) override {
-    return std::make_unique<StreamWorkers>(graph, [this](const Task& task, std::stop_token) {
+  std::unique_ptr<GraphRunner> prepare(const TaskGraph& graph) override {
+    return std::make_unique<ThreadGraphRunner>(graph, [this](const Task& task, std::stop_token) {
       if (task.stream == Stream::Compute && ++iterations_ == 2) throw RunError("no more");
     });
   }
@@ -164,23 +164,23 @@ TEST_CASE("no iterations are not a measurement", "[exec][execute]") {
 
 namespace {
 
-// Makespans of run() are ten times those that spans have.
+// Makespans of measure_makespan() are ten times those that spans have.
 class Disturbed final : public Backend {
  public:
   std::string name() const override { return "disturbed"; }
   std::map<std::string, std::string> versions() const override { return {}; }
-  std::unique_ptr<PreparedGraph> prepare(const TaskGraph&) override {
+  std::unique_ptr<GraphRunner> prepare(const TaskGraph&) override {
     return std::make_unique<Prepared>(*this);
   }
 
   int runs = 0, iterations = 0;
 
  private:
-  class Prepared final : public PreparedGraph {
+  class Prepared final : public GraphRunner {
    public:
     explicit Prepared(Disturbed& of) : of_(of) {}
     bool spans_disturb() const override { return true; }
-    Seconds run(Clock::time_point) override { return Seconds{1.0 * ++of_.runs}; }
+    Seconds measure_makespan(Clock::time_point) override { return Seconds{1.0 * ++of_.runs}; }
     void iterate(Clock::time_point start, std::span<Interval> intervals) override {
       ++of_.iterations;
       intervals[0] = {start, start + 1ms};

@@ -1,4 +1,4 @@
-#include "exec/stream_workers.hpp"
+#include "exec/graph_runner.hpp"
 
 #include <algorithm>
 #include <atomic>
@@ -7,11 +7,17 @@
 #include <mutex>
 #include <random>
 #include <set>
+#include <string>
+#include <vector>
 
+#include "exec/calibration_graph.hpp"
 #include "models/error.hpp"
+#include "models/schedule.hpp"
+#include "tests/exec/executed_layer.hpp"
 
 using namespace pipemoe;
 using namespace pipemoe::exec;
+using namespace pipemoe::test;
 using namespace std::chrono_literals;
 
 namespace {
@@ -63,9 +69,9 @@ TaskGraph random_graph(std::mt19937& random) {
   return std::move(builder).build();
 }
 
-std::vector<Interval> iterate_once(const TaskGraph& graph, StreamWorkers::RunTask run) {
+std::vector<Interval> iterate_once(const TaskGraph& graph, ThreadGraphRunner::RunTask run) {
   std::vector<Interval> intervals(graph.size());
-  StreamWorkers workers(graph, std::move(run));
+  ThreadGraphRunner workers(graph, std::move(run));
   workers.iterate(Clock::now(), intervals);
   return intervals;
 }
@@ -122,8 +128,8 @@ TEST_CASE("streams overlap as the graph allows", "[exec][streams]") {
   TwoChunks chunks;
   const TaskGraph graph = std::move(chunks.builder).build();
   std::vector<Interval> intervals(graph.size());
-  StreamWorkers workers(graph,
-                        [](const Task&, std::stop_token) { std::this_thread::sleep_for(100ms); });
+  ThreadGraphRunner workers(
+      graph, [](const Task&, std::stop_token) { std::this_thread::sleep_for(100ms); });
   const auto start = Clock::now();
   workers.iterate(start, intervals);
   const Interval& dispatch1 = intervals[chunks.dispatch[1]];
@@ -139,7 +145,7 @@ TEST_CASE("an interval begins when the last thing that its task waited for has e
   TwoChunks chunks;
   const TaskGraph graph = std::move(chunks.builder).build();
   std::vector<Interval> intervals(graph.size());
-  StreamWorkers workers(graph, [](const Task& one, std::stop_token) {
+  ThreadGraphRunner workers(graph, [](const Task& one, std::stop_token) {
     std::this_thread::sleep_for(one.stream == Stream::Compute ? 3ms : 1ms);
   });
   const auto start = Clock::now();
@@ -158,8 +164,8 @@ TEST_CASE("an iteration does not begin before its start", "[exec][streams]") {
   std::vector<Interval> intervals(graph.size());
   const auto start = Clock::now() + 50ms;
   std::atomic<int> early = 0;
-  StreamWorkers workers(graph,
-                        [&](const Task&, std::stop_token) { early += Clock::now() < start; });
+  ThreadGraphRunner workers(graph,
+                            [&](const Task&, std::stop_token) { early += Clock::now() < start; });
   workers.iterate(start, intervals);
   CHECK(early == 0);
   for (const Interval& interval : intervals) CHECK(interval.start == start);
@@ -206,7 +212,8 @@ TEST_CASE("thousands of iterations run every task once each", "[exec][streams]")
   const TaskGraph graph = random_graph(random);
   std::map<std::string, std::atomic<int>> runs;
   for (const Task& one : graph.tasks()) runs[one.name()] = 0;
-  StreamWorkers workers(graph, [&](const Task& one, std::stop_token) { ++runs.at(one.name()); });
+  ThreadGraphRunner workers(graph,
+                            [&](const Task& one, std::stop_token) { ++runs.at(one.name()); });
   std::vector<Interval> intervals(graph.size());
   for (int i = 1; i <= 2000; ++i) {
     const auto start = Clock::now();
@@ -223,7 +230,72 @@ TEST_CASE("workers that never ran can be destroyed", "[exec][streams]") {
   const TaskGraph graph = streams_of(1).build();
   int runs = 0;
   {
-    const StreamWorkers workers(graph, [&](const Task&, std::stop_token) { ++runs; });
+    const ThreadGraphRunner workers(graph, [&](const Task&, std::stop_token) { ++runs; });
   }
   CHECK(runs == 0);
+}
+
+namespace {
+
+// The exchanges that each task awaits, by name. Tasks that await none are left out.
+std::map<std::string, std::vector<std::string>> named_exchanges(const TaskGraph& graph) {
+  std::map<std::string, std::vector<std::string>> named;
+  const auto all = awaited_exchanges(graph);
+  for (TaskId id = 0; id < graph.size(); ++id) {
+    for (const TaskId exchange : all[id]) {
+      named[graph.task(id).name()].push_back(graph.task(exchange).name());
+    }
+  }
+  return named;
+}
+
+}  // namespace
+
+TEST_CASE("each chunk's experts await its exchange, the last task the last one", "[exec]") {
+  const TaskGraph graph = schedule("pipemoe", prime_layer(2, 1.0), one_node(1), {2, 2});
+  const auto named = named_exchanges(graph);
+  using Names = std::vector<std::string>;
+  CHECK(named.at("layer0.forward.expert.0") == Names{"layer0.forward.dispatch.0"});
+  CHECK(named.at("layer0.forward.expert.1") == Names{"layer0.forward.dispatch.1"});
+  CHECK(named.at("layer0.forward.unpermute.0") == Names{"layer0.forward.combine.1"});
+  CHECK(named.at("layer0.backward.permute.0") == Names{"layer0.backward.dispatch.1"});
+  CHECK(named.size() == 6);
+}
+
+TEST_CASE("whatever a computation needs has been awaited on its stream", "[exec]") {
+  const std::int64_t degree = GENERATE(1, 2, 4, 8);
+  const std::string name = GENERATE(as<std::string>{}, "pipemoe", "pipemoe-deferred", "tutel");
+  CAPTURE(name, degree);
+  const TaskGraph graph = schedule(name, prime_layer(2, 1.0), one_node(1), {degree, degree});
+  const auto all = awaited_exchanges(graph);
+  std::map<TaskId, std::size_t> place;  // the position of each exchange in its stream
+  for (const Stream stream : kStreams) {
+    for (const TaskId id : graph.stream_order(stream)) place.emplace(id, place.size());
+  }
+  for (const Stream stream : kStreams) {
+    std::map<Stream, std::size_t> arrived;  // the position after the last one
+    for (const TaskId id : graph.stream_order(stream)) {
+      for (const TaskId exchange : all[id]) {
+        std::size_t& last = arrived[graph.task(exchange).stream];
+        CHECK(place[exchange] + 1 > last);  // none twice
+        last = place[exchange] + 1;
+      }
+      for (const auto& [before, after] : graph.dependencies()) {
+        if (after != id || !is_exchange(graph.task(before))) continue;
+        if (is_exchange(graph.task(id))) continue;
+        CHECK(place[before] < arrived[graph.task(before).stream]);
+      }
+    }
+  }
+}
+
+TEST_CASE("exchanges await nothing", "[exec]") {
+  const TaskGraph graph = grouped_chunks(prime_layer(2, 1.0), 1, 3);
+  const auto all = awaited_exchanges(graph);
+  std::size_t count = 0;
+  for (TaskId id = 0; id < graph.size(); ++id) {
+    if (is_exchange(graph.task(id))) CHECK(all[id].empty());
+    count += all[id].size();
+  }
+  CHECK(count == 1);
 }
