@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "exec/graph_runner.hpp"
-#include "exec/layer_results.hpp"
+#include "exec/layer_data.hpp"
 #include "models/task_graph.hpp"
 
 namespace pipemoe::exec {

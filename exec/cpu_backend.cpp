@@ -3,11 +3,11 @@
 #include <utility>
 
 #include "exec/graph_runner.hpp"
-#include "exec/layer_graph.hpp"
 #include "kernels/blas.hpp"
 #include "models/error.hpp"
 
 namespace pipemoe::exec {
+
 void CpuBackend::check(const MoeLayer& layer, int num_ranks) {
   kernels::expert_shape(layer, num_ranks);
 }
@@ -39,12 +39,12 @@ std::map<std::string, std::string> CpuBackend::versions() const {
 std::unique_ptr<GraphRunner> CpuBackend::prepare(const TaskGraph& graph) {
   check(layer_, graph, group_.size());
   const auto state =
-      std::make_shared<CpuLayer>(layer_, data_, options_.data, group_, degrees_of(graph));
+      std::make_shared<CpuMoeLayer>(layer_, data_, options_.data, group_, degrees_of(graph));
   prepared_last_ = state;
   return std::make_unique<ThreadGraphRunner>(
       graph, [this, state](const Task& task, std::stop_token stop) {
-        const Stream stream = task.stream == Stream::Compute ? Stream::InterNode : task.stream;
-        state->run(task, *communicators_.at(stream), std::move(stop));
+        if (!is_exchange(task)) return state->run(task.key());
+        communicators_.at(task.stream)->exchange(state->exchange(task.key()), std::move(stop));
       });
 }
 

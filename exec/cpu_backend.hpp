@@ -6,8 +6,7 @@
 #include <string>
 
 #include "exec/backend.hpp"
-#include "exec/cpu_layer.hpp"
-#include "exec/layer_graph.hpp"
+#include "exec/cpu_moe_layer.hpp"
 
 namespace pipemoe::exec {
 
@@ -42,7 +41,7 @@ class CpuBackend final : public LayerBackend {
   CpuOptions options_;
   ProcessGroup& group_;
   LayerData data_;
-  std::shared_ptr<CpuLayer> prepared_last_;
+  std::shared_ptr<CpuMoeLayer> prepared_last_;
   std::map<Stream, std::unique_ptr<Communicator>> communicators_;
 };
 

@@ -7,8 +7,8 @@
 #include <cstdint>
 #include <utility>
 
+#include "exec/block_state.hpp"
 #include "exec/graph_runner.hpp"
-#include "exec/layer_graph.hpp"
 #include "exec/peer_memory.hpp"
 #include "exec/profiler_range.hpp"
 #include "kernels/device_fill.hpp"

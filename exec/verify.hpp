@@ -5,7 +5,6 @@
 #include <vector>
 
 #include "exec/layer_data.hpp"
-#include "exec/layer_results.hpp"
 #include "exec/process_group.hpp"
 #include "models/layer.hpp"
 

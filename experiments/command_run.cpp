@@ -7,8 +7,8 @@
 #include <nlohmann/json.hpp>
 
 #include "exec/backends.hpp"
+#include "exec/block_state.hpp"
 #include "exec/execute.hpp"
-#include "exec/layer_graph.hpp"
 #include "exec/verify.hpp"
 #include "experiments/commands.hpp"
 #include "experiments/exec_options.hpp"
