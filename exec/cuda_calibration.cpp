@@ -106,7 +106,7 @@ constexpr std::chrono::microseconds kAround{20};
 constexpr Seconds kLeast{1e-6};  // that an exchange takes: timers tick
 
 // As in a layer, on a stream of their own between computations.
-ExchangeTimes time_all_to_all(DeviceCommunicator& communicator, ProcessGroup& group, Bytes per_rank,
+ExchangeTimes time_all_to_all(CudaCommunicator& communicator, ProcessGroup& group, Bytes per_rank,
                               int repeats) {
   const std::int64_t ranks = group.size();
   const std::int64_t part = std::max<std::int64_t>(16, per_rank.count / ranks / 16 * 16);
@@ -151,7 +151,7 @@ ExchangeTimes time_all_to_all(DeviceCommunicator& communicator, ProcessGroup& gr
 
 // A chain of short computations, each of which waits for an exchange that is long done and has one
 // wait for it, against the same computations and exchanges that do not wait for each other.
-std::vector<Seconds> time_join(DeviceCommunicator& communicator, ProcessGroup& group, int repeats) {
+std::vector<Seconds> time_join(CudaCommunicator& communicator, ProcessGroup& group, int repeats) {
   constexpr std::size_t kComputations = 8;
   constexpr std::chrono::microseconds kComputation{2}, kAllExchanges{1000};
   constexpr std::size_t kPart = 16384;
@@ -208,13 +208,13 @@ Gpu device() {
 }  // namespace
 
 CalibrationTools cuda_calibration_tools(const CudaOptions& options, ProcessGroup& group) {
-  if (options.exchanges == DeviceExchanges::Elided) {
+  if (options.communicator == CudaCommunicatorKind::Elided) {
     throw InputError("exchanges that are elided cannot be calibrated: choose a communicator");
   }
   use_device_of(group);
   CalibrationTools tools;
   tools.backend = [&group, options](const MoeLayer& layer) -> std::unique_ptr<Backend> {
-    return std::make_unique<CudaBackend>(layer, options, group);
+    return std::make_unique<CudaExecutor>(layer, options, group);
   };
   tools.time_gemm = [&group, options](const GemmShape& shape, Dtype dtype, int repeats) {
     const Element element = dtype == Dtype::Bf16 ? Element::Bf16 : Element::Fp32;
@@ -222,20 +222,21 @@ CalibrationTools cuda_calibration_tools(const CudaOptions& options, ProcessGroup
   };
   tools.time_all_to_alls = [options](ProcessGroup& part, const std::vector<Bytes>& sizes,
                                      int repeats) {
-    const auto communicator = communicator_for(options, part);
+    const auto communicator = make_communicator(options.communicator, options.exchange_ctas, part);
     std::vector<ExchangeTimes> times;
     for (const Bytes per_rank : sizes) {
       times.push_back(time_all_to_all(*communicator, part, per_rank, repeats));
     }
     return times;
   };
-  const auto communicator = communicator_for(options, group);
+  const auto communicator = make_communicator(options.communicator, options.exchange_ctas, group);
   tools.gives_ahead = communicator->asynchronous();
   tools.network = communicator->name();
   tools.exchange_ctas = options.exchange_ctas;
   if (tools.gives_ahead) {
     tools.time_join = [options, &group](int repeats) {
-      return time_join(*communicator_for(options, group), group, repeats);
+      return time_join(*make_communicator(options.communicator, options.exchange_ctas, group),
+                       group, repeats);
     };
   }
   tools.device = device();

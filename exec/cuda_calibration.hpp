@@ -2,7 +2,7 @@
 #pragma once
 
 #include "exec/calibrate.hpp"
-#include "exec/cuda_backend.hpp"
+#include "exec/cuda_executor.hpp"
 
 namespace pipemoe::exec {
 

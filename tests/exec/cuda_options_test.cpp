@@ -2,7 +2,7 @@
 #include <catch2/catch.hpp>
 
 #include "exec/backends.hpp"
-#include "exec/cuda_backend.hpp"
+#include "exec/cuda_executor.hpp"
 #include "models/error.hpp"
 #include "tests/exec/executed_layer.hpp"
 
@@ -54,18 +54,18 @@ TEST_CASE("rows that are no whole 16-byte units are refused", "[exec][cuda]") {
 TEST_CASE("exchanges of equal parts refuse a dropless layer, and say what takes it",
           "[exec][cuda]") {
   const MoeLayer dropless = prime_layer(2, std::nullopt);
-  const auto check = [&](DeviceExchanges exchanges) {
-    CudaBackend::check(dropless, {.exchanges = exchanges}, 1);
+  const auto check = [&](CudaCommunicatorKind communicator) {
+    CudaExecutor::check(dropless, {.communicator = communicator}, 1);
   };
-  CHECK_THROWS_AS(check(DeviceExchanges::NcclZeroCta), InputError);
-  CHECK_THROWS_WITH(check(DeviceExchanges::NcclZeroCta),
+  CHECK_THROWS_AS(check(CudaCommunicatorKind::NcclZeroCta), InputError);
+  CHECK_THROWS_WITH(check(CudaCommunicatorKind::NcclZeroCta),
                     Contains("nccl-zero-cta") && Contains("dropless") && Contains("use nccl"));
-  CHECK_THROWS_WITH(check(DeviceExchanges::PeerCopy),
+  CHECK_THROWS_WITH(check(CudaCommunicatorKind::PeerCopy),
                     Contains("peer-copy") && Contains("dropless") && Contains("use nccl"));
 }
 
 TEST_CASE("rows can be read as delivered with a capacity only, and on GPUs", "[exec][cuda]") {
-  CHECK_THROWS_WITH(CudaBackend::check(prime_layer(2, std::nullopt), {.packs = false}, 1),
+  CHECK_THROWS_WITH(CudaExecutor::check(prime_layer(2, std::nullopt), {.packs = false}, 1),
                     Contains("--no-pack-rows needs a capacity"));
   BackendOptions cpu;
   cpu.pack_rows = true;
@@ -96,8 +96,8 @@ TEST_CASE("parts of an exchange that must be equal are", "[exec][cuda]") {
 }
 
 TEST_CASE("exchanges are elided on one rank only", "[exec][cuda]") {
-  const CudaOptions options{.exchanges = DeviceExchanges::Elided};
-  CHECK_THROWS_WITH(CudaBackend::check(prime_layer(2, 1.0), options, 2),
+  const CudaOptions options{.communicator = CudaCommunicatorKind::Elided};
+  CHECK_THROWS_WITH(CudaExecutor::check(prime_layer(2, 1.0), options, 2),
                     Contains("on one rank only, not on 2"));
 }
 

@@ -1,10 +1,9 @@
-#include "exec/peer_memory.hpp"
+#include "exec/peer_copy_communicator.hpp"
 
 #include <catch2/catch.hpp>
 #include <cstdint>
 #include <stdexcept>
 
-#include "exec/stream_flags.hpp"
 #include "kernels/device_flags.hpp"
 
 using namespace pipemoe;
@@ -44,7 +43,7 @@ TEST_CASE("a stream waits for all flags but one that another stream writes", "[e
   const bool captured = GENERATE(false, true);
   const auto wait = [&] {
     cuda::await_flags(at, kFlags, kMine, first);
-    StreamFlags().write(at + kDone, 8).give(first);
+    StreamFlags().write(at + kDone, 8).enqueue(first);
   };
   cuda::Graph graph;
   if (captured) {
@@ -58,11 +57,11 @@ TEST_CASE("a stream waits for all flags but one that another stream writes", "[e
     if (i == kMine) continue;
     (i == kFlags - 1 ? last : others).write(at + i, 7);
   }
-  others.give(second);
+  others.enqueue(second);
   second.synchronize();
   CHECK(done() == 0);
   CHECK(cudaStreamQuery(first) == cudaErrorNotReady);
-  last.give(second);
+  last.enqueue(second);
   first.synchronize();
   CHECK(done() == 8);
 }

@@ -1,4 +1,4 @@
-#include "exec/cuda_backend.hpp"
+#include "exec/cuda_executor.hpp"
 
 #include <algorithm>
 #include <catch2/catch.hpp>
@@ -15,9 +15,9 @@ using Catch::Contains;
 
 namespace {
 
-constexpr DeviceExchanges kExchanges[] = {DeviceExchanges::Elided, DeviceExchanges::Staged,
-                                          DeviceExchanges::Nccl, DeviceExchanges::NcclZeroCta,
-                                          DeviceExchanges::PeerCopy};
+constexpr CudaCommunicatorKind kCommunicators[] = {
+    CudaCommunicatorKind::Elided, CudaCommunicatorKind::Staged, CudaCommunicatorKind::Nccl,
+    CudaCommunicatorKind::NcclZeroCta, CudaCommunicatorKind::PeerCopy};
 
 // 61 tokens as everywhere, rows of whole 16-byte units.
 MoeLayer device_layer(Dtype dtype, std::optional<double> capacity_factor,
@@ -52,9 +52,9 @@ TaskGraph graph_of(const Run& run) {
 
 Outcome outcome_of(const Run& run) {
   const auto group = single_process();
-  CudaBackend::check(run.layer, run.options, 1);
+  CudaExecutor::check(run.layer, run.options, 1);
   const TaskGraph graph = graph_of(run);
-  CudaBackend backend(run.layer, run.options, *group);
+  CudaExecutor backend(run.layer, run.options, *group);
   const auto prepared = backend.prepare(graph);
   backend.poison();
   prepared->measure_makespan(Clock::now());
@@ -72,32 +72,32 @@ Outcome outcome_of(const Run& run) {
   return outcome;
 }
 
-const char* name_of(DeviceExchanges exchanges) {
-  switch (exchanges) {
-    case DeviceExchanges::Elided:
+const char* name_of(CudaCommunicatorKind communicator) {
+  switch (communicator) {
+    case CudaCommunicatorKind::Elided:
       return "elided";
-    case DeviceExchanges::Staged:
+    case CudaCommunicatorKind::Staged:
       return "staged";
-    case DeviceExchanges::Nccl:
+    case CudaCommunicatorKind::Nccl:
       return "nccl";
-    case DeviceExchanges::NcclZeroCta:
+    case CudaCommunicatorKind::NcclZeroCta:
       return "nccl-zero-cta";
-    case DeviceExchanges::PeerCopy:
+    case CudaCommunicatorKind::PeerCopy:
       return "peer-copy";
   }
   return "";
 }
 
 // One NCCL communicator or none a process: each exchange is a test case of its own.
-void check_every_degree(DeviceExchanges exchanges) {
+void check_every_degree(CudaCommunicatorKind communicator) {
   for (const Dtype dtype : {Dtype::Fp32, Dtype::Bf16}) {
     for (const std::int64_t degree : {1, 2, 3, 5, 8}) {
       // Backward's chunks are forward's, or not.
       for (const std::int64_t backward : {degree, std::int64_t{2}}) {
-        CAPTURE(name_of(exchanges), to_string(dtype), degree, backward);
+        CAPTURE(name_of(communicator), to_string(dtype), degree, backward);
         const Outcome outcome =
             outcome_of({device_layer(dtype, 1.25),
-                        {.data = {.auxiliary_loss_weight = 0.1}, .exchanges = exchanges},
+                        {.data = {.auxiliary_loss_weight = 0.1}, .communicator = communicator},
                         {degree, backward}});
         CAPTURE(outcome.worst);
         CHECK(outcome.largest_error <= tolerance(dtype));
@@ -110,30 +110,30 @@ void check_every_degree(DeviceExchanges exchanges) {
 }  // namespace
 
 TEST_CASE("elided: every degree matches float64", "[exec][cuda]") {
-  check_every_degree(DeviceExchanges::Elided);
+  check_every_degree(CudaCommunicatorKind::Elided);
 }
 TEST_CASE("staged: every degree matches float64", "[exec][cuda]") {
-  check_every_degree(DeviceExchanges::Staged);
+  check_every_degree(CudaCommunicatorKind::Staged);
 }
 TEST_CASE("nccl: every degree matches float64", "[exec][cuda][nccl]") {
-  check_every_degree(DeviceExchanges::Nccl);
+  check_every_degree(CudaCommunicatorKind::Nccl);
 }
 TEST_CASE("nccl-zero-cta: every degree matches float64", "[exec][cuda][nccl]") {
-  check_every_degree(DeviceExchanges::NcclZeroCta);
+  check_every_degree(CudaCommunicatorKind::NcclZeroCta);
 }
 
 TEST_CASE("peer-copy: every degree matches float64", "[exec][cuda]") {
-  check_every_degree(DeviceExchanges::PeerCopy);
+  check_every_degree(CudaCommunicatorKind::PeerCopy);
 }
 
 TEST_CASE("a replayed CUDA graph computes the bits that tasks given one by one do",
           "[exec][cuda][nccl]") {
   const Dtype dtype = GENERATE(Dtype::Fp32, Dtype::Bf16);
-  for (const DeviceExchanges exchanges : kExchanges) {
-    CAPTURE(name_of(exchanges), to_string(dtype));
+  for (const CudaCommunicatorKind communicator : kCommunicators) {
+    CAPTURE(name_of(communicator), to_string(dtype));
     // Timed algorithms may differ between two backends.
     Run run{device_layer(dtype, 1.25, Activation::SwiGlu),
-            {.exchanges = exchanges, .search = cuda::Search::Heuristic},
+            {.communicator = communicator, .search = cuda::Search::Heuristic},
             {3, 2}};
     const Outcome replayed = outcome_of(run);
     run.options.graph.cuda_graph = false;
@@ -151,14 +151,15 @@ TEST_CASE("a dropless layer runs on every communicator that takes unequal parts"
           "[exec][cuda][nccl]") {
   const Dtype dtype = GENERATE(Dtype::Fp32, Dtype::Bf16);
   const double skew = GENERATE(0.0, 20.0);  // the other experts get few rows or none
-  for (const DeviceExchanges exchanges : kExchanges) {
-    if (exchanges == DeviceExchanges::NcclZeroCta || exchanges == DeviceExchanges::PeerCopy) {
+  for (const CudaCommunicatorKind communicator : kCommunicators) {
+    if (communicator == CudaCommunicatorKind::NcclZeroCta ||
+        communicator == CudaCommunicatorKind::PeerCopy) {
       continue;
     }
     for (const Degrees degrees : {Degrees{1, 1}, Degrees{3, 2}, Degrees{8, 8}}) {
-      CAPTURE(name_of(exchanges), to_string(dtype), skew, degrees.forward_degree);
+      CAPTURE(name_of(communicator), to_string(dtype), skew, degrees.forward_degree);
       const Outcome outcome = outcome_of({device_layer(dtype, std::nullopt),
-                                          {.data = {.skew = skew}, .exchanges = exchanges},
+                                          {.data = {.skew = skew}, .communicator = communicator},
                                           degrees});
       CHECK(outcome.largest_error <= tolerance(dtype));
       CHECK(outcome.same_bits);
@@ -167,8 +168,8 @@ TEST_CASE("a dropless layer runs on every communicator that takes unequal parts"
 }
 
 TEST_CASE("device memory is reported as planned, taken and modelled", "[exec][cuda]") {
-  const Outcome outcome =
-      outcome_of({device_layer(Dtype::Fp32, 1.25), {.exchanges = DeviceExchanges::Elided}, {2, 2}});
+  const Outcome outcome = outcome_of(
+      {device_layer(Dtype::Fp32, 1.25), {.communicator = CudaCommunicatorKind::Elided}, {2, 2}});
   REQUIRE_FALSE(outcome.notes.empty());
   CHECK_THAT(outcome.notes.front(),
              Contains("planned") && Contains("the device gave") && Contains("memory model"));

@@ -1,4 +1,4 @@
-#include "exec/device_communicator.hpp"
+#include "exec/cuda_communicator.hpp"
 
 #include <algorithm>
 #include <deque>
@@ -20,7 +20,7 @@ std::size_t total(const std::vector<std::int64_t>& parts) {
   return static_cast<std::size_t>(std::accumulate(parts.begin(), parts.end(), std::int64_t{0}));
 }
 
-// Pinned memory that is never moved: a CUDA graph keeps its address.
+// Pinned memory that never moves, because a CUDA graph keeps its address.
 class Staging {
  public:
   std::byte* at_least(std::size_t bytes) {
@@ -36,7 +36,7 @@ void copy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, cu
   if (bytes > 0) check(cudaMemcpyAsync(to, from, bytes, kind, stream));
 }
 
-class StagedHere final : public DeviceCommunicator {
+class StagedHere final : public CudaCommunicator {
  public:
   std::string name() const override { return "staged through pinned host memory, one rank"; }
   bool asynchronous() const override { return true; }
@@ -51,14 +51,14 @@ class StagedHere final : public DeviceCommunicator {
   Staging staging_;
 };
 
-// Counts of the floats that bytes are carried as: rows are whole 16-byte units.
+// Communicators count floats. Rows are whole units of 16 bytes.
 std::vector<std::int64_t> floats(const std::vector<std::int64_t>& bytes) {
   std::vector<std::int64_t> counts;
   for (const std::int64_t count : bytes) counts.push_back(count / 4);
   return counts;
 }
 
-class StagedBetween final : public DeviceCommunicator {
+class StagedBetween final : public CudaCommunicator {
  public:
   explicit StagedBetween(ProcessGroup& group)
       : name_("staged through pinned host memory and " + group.name()),
@@ -89,9 +89,26 @@ class StagedBetween final : public DeviceCommunicator {
 
 }  // namespace
 
-std::unique_ptr<DeviceCommunicator> staged_communicator() { return std::make_unique<StagedHere>(); }
+std::unique_ptr<CudaCommunicator> make_communicator(CudaCommunicatorKind kind, int exchange_ctas,
+                                                    ProcessGroup& group) {
+  switch (kind) {
+    case CudaCommunicatorKind::Elided:
+      return nullptr;
+    case CudaCommunicatorKind::Staged:
+      return group.size() == 1 ? staged_communicator() : staged_communicator(group);
+    case CudaCommunicatorKind::Nccl:
+      return nccl_communicator(group, exchange_ctas);
+    case CudaCommunicatorKind::NcclZeroCta:
+      return nccl_zero_cta_communicator(group);
+    case CudaCommunicatorKind::PeerCopy:
+      return peer_copy_communicator(group);
+  }
+  return nullptr;
+}
 
-std::unique_ptr<DeviceCommunicator> staged_communicator(ProcessGroup& group) {
+std::unique_ptr<CudaCommunicator> staged_communicator() { return std::make_unique<StagedHere>(); }
+
+std::unique_ptr<CudaCommunicator> staged_communicator(ProcessGroup& group) {
   return std::make_unique<StagedBetween>(group);
 }
 
