@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "exec/backend.hpp"
+#include "exec/executor.hpp"
 #include "exec/process_group.hpp"
 #include "models/cluster.hpp"
 #include "models/layer.hpp"
@@ -28,11 +28,11 @@ struct ExchangeTimes {
   }
 };
 
-/// What a calibration needs of a kind of backend. Times of a collective are those of the rank that
+/// What a calibration needs of a kind of executor. Times of a collective are those of the rank that
 /// came last; all are collective over the group that the tools were made for, save where one is
 /// given.
 struct CalibrationTools {
-  std::function<std::unique_ptr<Backend>(const MoeLayer&)> backend;
+  std::function<std::unique_ptr<Executor>(const MoeLayer&)> executor;
   /// Repeated times of one matrix product over all its groups, all ranks at once.
   std::function<std::vector<Seconds>(const GemmShape&, Dtype, int repeats)> time_gemm;
   /// Repeated times of the activation function's pass over `rows` expert rows (gradients too when
@@ -54,6 +54,11 @@ struct CalibrationTools {
   int exchange_ctas = 0;                             ///< as Cluster::exchange_ctas
   std::string network;  ///< "shared memory, link emulated: ...", for the sources
 };
+
+/// The tools of the chosen executor. `group` must outlive them. Collective.
+CalibrationTools calibration_tools(const ExecutorOptions& options, ProcessGroup& group);
+/// In a build without CUDA throws std::logic_error.
+CalibrationTools cuda_calibration_tools(const ExecutorOptions& options, ProcessGroup& group);
 
 struct CalibrateOptions {
   std::string name = "calibrated";

@@ -1,5 +1,3 @@
-#include "exec/cpu_calibration.hpp"
-
 #include <fmt/core.h>
 #include <unistd.h>
 
@@ -7,6 +5,7 @@
 #include <random>
 #include <thread>
 
+#include "exec/calibrate.hpp"
 #include "exec/graph_runner.hpp"
 #include "kernels/activation.hpp"
 #include "kernels/blas.hpp"
@@ -74,8 +73,8 @@ TaskGraph exchange_after_work(int ranks) {
   return std::move(builder).build();
 }
 
-std::vector<Seconds> time_all_to_all(const CpuOptions& options, ProcessGroup& group, Bytes per_rank,
-                                     int repeats) {
+std::vector<Seconds> time_all_to_all(const ExecutorOptions& options, ProcessGroup& group,
+                                     Bytes per_rank, int repeats) {
   auto communicator = group.communicator();
   if (options.link) communicator = emulate_link(*options.link, std::move(communicator));
   const std::int64_t ranks = group.size();
@@ -122,10 +121,11 @@ Gpu device(ProcessGroup& group) {
 
 }  // namespace
 
-CalibrationTools cpu_calibration_tools(const CpuOptions& options, ProcessGroup& group) {
+CalibrationTools calibration_tools(const ExecutorOptions& options, ProcessGroup& group) {
+  if (options.backend == "cuda") return cuda_calibration_tools(options, group);
   CalibrationTools tools;
-  tools.backend = [&group, options](const MoeLayer& layer) -> std::unique_ptr<Backend> {
-    return std::make_unique<CpuBackend>(layer, options, group);
+  tools.executor = [&group, options](const MoeLayer& layer) -> std::unique_ptr<Executor> {
+    return make_executor(layer, options, group);
   };
   tools.time_gemm = [&group](const GemmShape& shape, Dtype, int repeats) {
     return time_gemm(group, shape, repeats);

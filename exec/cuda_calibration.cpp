@@ -1,11 +1,11 @@
-#include "exec/cuda_calibration.hpp"
-
 #include <fmt/core.h>
 
 #include <algorithm>
 #include <chrono>
 #include <utility>
 
+#include "exec/calibrate.hpp"
+#include "exec/cuda_executor.hpp"
 #include "exec/statistics.hpp"
 #include "kernels/cuda_matmul.hpp"
 #include "kernels/device_fill.hpp"
@@ -207,13 +207,14 @@ Gpu device() {
 
 }  // namespace
 
-CalibrationTools cuda_calibration_tools(const CudaOptions& options, ProcessGroup& group) {
+CalibrationTools cuda_calibration_tools(const ExecutorOptions& chosen, ProcessGroup& group) {
+  const CudaOptions options = cuda_options(chosen);
   if (options.communicator == CudaCommunicatorKind::Elided) {
     throw InputError("exchanges that are elided cannot be calibrated: choose a communicator");
   }
   use_device_of(group);
   CalibrationTools tools;
-  tools.backend = [&group, options](const MoeLayer& layer) -> std::unique_ptr<Backend> {
+  tools.executor = [&group, options](const MoeLayer& layer) -> std::unique_ptr<Executor> {
     return std::make_unique<CudaExecutor>(layer, options, group);
   };
   tools.time_gemm = [&group, options](const GemmShape& shape, Dtype dtype, int repeats) {

@@ -67,6 +67,15 @@ bool has_weight_gradients(const TaskGraph& graph) {
   });
 }
 
+CudaCommunicatorKind kind_of(const std::string& communicator) {
+  if (communicator == "elided") return CudaCommunicatorKind::Elided;
+  if (communicator == "nccl") return CudaCommunicatorKind::Nccl;
+  if (communicator == "nccl-zero-cta") return CudaCommunicatorKind::NcclZeroCta;
+  if (communicator == "peer-copy") return CudaCommunicatorKind::PeerCopy;
+  ensure(communicator == "staged", "a communicator that check_options does not know");
+  return CudaCommunicatorKind::Staged;
+}
+
 int device_of(ProcessGroup& group) {
   const std::vector<std::string> hosts = all_gather(group, provenance("").host);
   const auto mine = hosts.begin() + group.rank();
@@ -85,6 +94,27 @@ std::int64_t free_bytes() {
 double megabytes(std::int64_t bytes) { return 1e-6 * static_cast<double>(bytes); }
 
 }  // namespace
+
+bool built_with_cuda() { return true; }
+
+void check_cuda_layer(const MoeLayer& layer, const ExecutorOptions& options, int num_ranks) {
+  CudaExecutor::check(layer, cuda_options(options), num_ranks);
+}
+
+std::unique_ptr<LayerExecutor> make_cuda_executor(const MoeLayer& layer,
+                                                  const ExecutorOptions& options,
+                                                  ProcessGroup& group) {
+  return std::make_unique<CudaExecutor>(layer, cuda_options(options), group);
+}
+
+CudaOptions cuda_options(const ExecutorOptions& options) {
+  return {.data = options.data,
+          .communicator = kind_of(options.chosen_communicator()),
+          .graph = {options.cuda_graph, options.communication_first},
+          .tf32 = options.tf32,
+          .packs = options.pack_rows,
+          .exchange_ctas = options.exchange_ctas.value_or(0)};
+}
 
 void use_device_of(ProcessGroup& group) { check(cudaSetDevice(device_of(group))); }
 

@@ -10,10 +10,10 @@
 #include <utility>
 #include <vector>
 
-#include "exec/backend.hpp"
 #include "exec/cuda_communicator.hpp"
 #include "exec/cuda_graph_runner.hpp"
 #include "exec/cuda_moe_layer.hpp"
+#include "exec/executor.hpp"
 #include "exec/layer_data.hpp"
 #include "exec/process_group.hpp"
 #include "kernels/cuda_matmul.hpp"
@@ -33,7 +33,10 @@ struct CudaOptions {
   int exchange_ctas = 0;
 };
 
-class CudaExecutor final : public LayerBackend {
+/// What the user's options say for CUDA. Requires check_options.
+CudaOptions cuda_options(const ExecutorOptions& options);
+
+class CudaExecutor final : public LayerExecutor {
  public:
   /// Collective over `group`, which must outlive this. Throws DeviceError, and what check() throws.
   CudaExecutor(const MoeLayer& layer, const CudaOptions& options, ProcessGroup& group);

@@ -51,22 +51,22 @@ class Measurement {
            "execute: repeats");
   }
 
-  std::vector<Iterations> run(Backend& backend) {
+  std::vector<Iterations> run(Executor& executor) {
     if (options_.rounds == 1) {
       for (std::size_t i = 0; i < graphs_.size(); ++i) {
-        const auto prepared = backend.prepare(graphs_[i]);
+        const auto prepared = executor.prepare(graphs_[i]);
         iterate(*prepared, i, options_.warm_up, options_.repeats);
       }
     } else {
-      run_rounds(backend);
+      run_rounds(executor);
     }
     return std::move(kept_);
   }
 
  private:
-  void run_rounds(Backend& backend) {
+  void run_rounds(Executor& executor) {
     std::vector<std::unique_ptr<GraphRunner>> prepared;
-    for (const TaskGraph& graph : graphs_) prepared.push_back(backend.prepare(graph));
+    for (const TaskGraph& graph : graphs_) prepared.push_back(executor.prepare(graph));
     for (int round = 0; round < options_.rounds; ++round) {
       const auto before = [&](int rounds) { return options_.repeats * rounds / options_.rounds; };
       for (std::size_t i = 0; i < graphs_.size(); ++i) {
@@ -124,15 +124,15 @@ std::vector<std::vector<double>> times_of(const Iteration& iteration, ProcessGro
   return all_gather(group, mine);
 }
 
-Timeline timeline_of(const TaskGraph& graph, const Iterations& iterations, const Backend& backend,
+Timeline timeline_of(const TaskGraph& graph, const Iterations& iterations, const Executor& executor,
                      ProcessGroup& group) {
   const auto makespans = latest(iterations, group, [](const auto& one) { return one.makespan; });
   Iterations with_spans = iterations;
   std::erase_if(with_spans, [](const Iteration& one) { return one.intervals.empty(); });
   const auto ends = latest(with_spans, group, [](const auto& one) { return one.last_end(); });
   Timeline timeline{provenance(fmt::format("measured, {} {}: {}", group.size(),
-                                           group.size() == 1 ? "rank" : "ranks", backend.name()))};
-  timeline.provenance.versions = backend.versions();
+                                           group.size() == 1 ? "rank" : "ranks", executor.name()))};
+  timeline.provenance.versions = executor.versions();
   for (const double makespan : makespans) timeline.repeats.push_back(Seconds{makespan});
   const auto times = times_of(with_spans[median_index(ends)], group);
   for (std::size_t rank = 0; rank < times.size(); ++rank) {
@@ -147,26 +147,27 @@ Timeline timeline_of(const TaskGraph& graph, const Iterations& iterations, const
 
 }  // namespace
 
-std::vector<Timeline> execute(const std::vector<TaskGraph>& graphs, Backend& backend,
+std::vector<Timeline> execute(const std::vector<TaskGraph>& graphs, Executor& executor,
                               ProcessGroup& group, const ExecuteOptions& options) {
-  const auto measured = Measurement(graphs, group, options, clock_offset(group)).run(backend);
+  const auto measured = Measurement(graphs, group, options, clock_offset(group)).run(executor);
   std::vector<Timeline> timelines;
   for (std::size_t i = 0; i < graphs.size(); ++i) {
-    timelines.push_back(timeline_of(graphs[i], measured[i], backend, group));
+    timelines.push_back(timeline_of(graphs[i], measured[i], executor, group));
   }
   return timelines;
 }
 
-Timeline execute(const TaskGraph& graph, Backend& backend, ProcessGroup& group,
+Timeline execute(const TaskGraph& graph, Executor& executor, ProcessGroup& group,
                  const ExecuteOptions& options) {
-  return execute(std::vector{graph}, backend, group, options).front();
+  return execute(std::vector{graph}, executor, group, options).front();
 }
 
-std::vector<TaskMeasurements> measure_tasks(const std::vector<TaskGraph>& graphs, Backend& backend,
-                                            ProcessGroup& group, const ExecuteOptions& options) {
+std::vector<TaskMeasurements> measure_tasks(const std::vector<TaskGraph>& graphs,
+                                            Executor& executor, ProcessGroup& group,
+                                            const ExecuteOptions& options) {
   std::vector<TaskMeasurements> times;
   for (const Iterations& iterations :
-       Measurement(graphs, group, options, clock_offset(group)).run(backend)) {
+       Measurement(graphs, group, options, clock_offset(group)).run(executor)) {
     TaskMeasurements& of_graph = times.emplace_back();
     for (const Iteration& iteration : iterations) {
       auto& tasks = of_graph.iterations.emplace_back();

@@ -5,7 +5,7 @@
 #include <functional>
 #include <vector>
 
-#include "exec/backend.hpp"
+#include "exec/executor.hpp"
 #include "exec/process_group.hpp"
 #include "models/timeline.hpp"
 
@@ -29,12 +29,12 @@ struct ExecuteOptions {
 /// Runs the graph on every rank of `group`, iterations aligned by a barrier and a common start. The
 /// timeline, the same on all ranks, has the spans of every rank in the iteration of median
 /// makespan, on one clock, and the makespans of all measured iterations (latest rank of each).
-/// Collective. Throws InputError when the backend cannot run the graph, RunError when it fails.
-Timeline execute(const TaskGraph& graph, Backend& backend, ProcessGroup& group,
+/// Collective. Throws InputError when the executor cannot run the graph, RunError when it fails.
+Timeline execute(const TaskGraph& graph, Executor& executor, ProcessGroup& group,
                  const ExecuteOptions& options = {});
 
 /// The same for several graphs, in turns.
-std::vector<Timeline> execute(const std::vector<TaskGraph>& graphs, Backend& backend,
+std::vector<Timeline> execute(const std::vector<TaskGraph>& graphs, Executor& executor,
                               ProcessGroup& group, const ExecuteOptions& options);
 
 /// When a task ran on this rank, since the iteration's start.
@@ -52,7 +52,8 @@ struct TaskMeasurements {
   /// Of each iteration by how much taking the spans lengthened it; not below 0.
   std::vector<Seconds> disturbance;
 };
-std::vector<TaskMeasurements> measure_tasks(const std::vector<TaskGraph>& graphs, Backend& backend,
-                                            ProcessGroup& group, const ExecuteOptions& options);
+std::vector<TaskMeasurements> measure_tasks(const std::vector<TaskGraph>& graphs,
+                                            Executor& executor, ProcessGroup& group,
+                                            const ExecuteOptions& options);
 
 }  // namespace pipemoe::exec

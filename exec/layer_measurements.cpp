@@ -23,11 +23,11 @@ struct DegreeGraph {
   TaskGraph graph;
 };
 
-std::vector<MeasuredChunks> measure(std::vector<DegreeGraph> in_turns, Backend& backend,
+std::vector<MeasuredChunks> measure(std::vector<DegreeGraph> in_turns, Executor& executor,
                                     ProcessGroup& group, const ExecuteOptions& options) {
   std::vector<TaskGraph> graphs;
   for (DegreeGraph& one : in_turns) graphs.push_back(std::move(one.graph));
-  auto measured = measure_tasks(graphs, backend, group, options);
+  auto measured = measure_tasks(graphs, executor, group, options);
   std::vector<MeasuredChunks> all;
   for (std::size_t i = 0; i < graphs.size(); ++i) {
     all.push_back({in_turns[i].degree, std::move(graphs[i]), std::move(measured[i])});
@@ -47,12 +47,12 @@ std::vector<std::int64_t> overlap_degrees(const MoeLayer& layer, const Calibrate
 
 // Of one degree: each graph takes memory.
 LayerMeasurements::Overlap measure_overlap(const MoeLayer& layer, std::int64_t degree,
-                                           Backend& backend, ProcessGroup& group,
+                                           Executor& executor, ProcessGroup& group,
                                            const CalibrateOptions& options) {
   std::vector<DegreeGraph> pair;
   pair.push_back({degree, experts_then_exchanges(layer, group.size(), degree)});
   pair.push_back({degree, experts_under_exchanges(layer, group.size(), degree)});
-  auto measured = measure(std::move(pair), backend, group,
+  auto measured = measure(std::move(pair), executor, group,
                           {.warm_up = options.warm_up,
                            .repeats = kOverlapRepeats * options.repeats,
                            .rounds = std::min(options.repeats, kRounds),
@@ -72,7 +72,7 @@ std::vector<double> MeasuredChunks::durations(TaskId id) const {
 
 LayerMeasurements measure_layer(const MoeLayer& layer, const CalibrationTools& tools,
                                 ProcessGroup& group, const CalibrateOptions& options) {
-  const auto backend = tools.backend(layer);
+  const auto executor = tools.executor(layer);
   const int ranks = group.size();
   const std::vector<std::int64_t> overlapped = overlap_degrees(layer, options);
   std::vector<DegreeGraph> by_themselves;
@@ -85,8 +85,8 @@ LayerMeasurements measure_layer(const MoeLayer& layer, const CalibrationTools& t
     by_themselves.push_back({few, serial_chunks(layer, ranks, few)});
     by_themselves.push_back({few, computations_only(layer, ranks, few)});
   }
-  LayerMeasurements measurements{.regroups = backend->regroups()};
-  measurements.grouped = measure(std::move(by_themselves), *backend, group,
+  LayerMeasurements measurements{.regroups = executor->regroups()};
+  measurements.grouped = measure(std::move(by_themselves), *executor, group,
                                  {.warm_up = options.warm_up,
                                   .repeats = options.repeats,
                                   .rounds = std::min(options.repeats, kRounds),
@@ -98,7 +98,7 @@ LayerMeasurements measure_layer(const MoeLayer& layer, const CalibrationTools& t
     }
   }
   for (const std::int64_t degree : overlapped) {
-    measurements.overlaps.push_back(measure_overlap(layer, degree, *backend, group, options));
+    measurements.overlaps.push_back(measure_overlap(layer, degree, *executor, group, options));
   }
   return measurements;
 }

@@ -31,7 +31,7 @@ struct LayerMeasurements {
     MeasuredChunks beside;  ///< experts_under_exchanges of the same degree
   };
   std::vector<Overlap> overlaps;
-  bool regroups = false;  ///< Backend::regroups
+  bool regroups = false;  ///< Executor::regroups
 };
 
 /// Graphs that are compared with each other take turns: they drift alike. Collective.

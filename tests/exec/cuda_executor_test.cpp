@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <catch2/catch.hpp>
 
-#include "exec/backends.hpp"
+#include "exec/executor.hpp"
 #include "exec/verify.hpp"
 #include "models/error.hpp"
 #include "tests/exec/executed_layer.hpp"
@@ -54,15 +54,15 @@ Outcome outcome_of(const Run& run) {
   const auto group = single_process();
   CudaExecutor::check(run.layer, run.options, 1);
   const TaskGraph graph = graph_of(run);
-  CudaExecutor backend(run.layer, run.options, *group);
-  const auto prepared = backend.prepare(graph);
-  backend.poison();
+  CudaExecutor executor(run.layer, run.options, *group);
+  const auto prepared = executor.prepare(graph);
+  executor.poison();
   prepared->measure_makespan(Clock::now());
-  const LayerResults plain = backend.results();
-  backend.poison();
+  const LayerResults plain = executor.results();
+  executor.poison();
   std::vector<Interval> intervals(graph.size());
   prepared->iterate(Clock::now(), intervals);
-  Outcome outcome{.results = backend.results(), .notes = backend.notes()};
+  Outcome outcome{.results = executor.results(), .notes = executor.notes()};
   outcome.same_bits = outcome.results == plain;
   for (const auto& error : verify(run.layer, run.options.data, outcome.results, *group)) {
     if (error.relative_error <= outcome.largest_error) continue;
@@ -131,7 +131,7 @@ TEST_CASE("a replayed CUDA graph computes the bits that tasks given one by one d
   const Dtype dtype = GENERATE(Dtype::Fp32, Dtype::Bf16);
   for (const CudaCommunicatorKind communicator : kCommunicators) {
     CAPTURE(name_of(communicator), to_string(dtype));
-    // Timed algorithms may differ between two backends.
+    // Timed algorithms may differ between two executors.
     Run run{device_layer(dtype, 1.25, Activation::SwiGlu),
             {.communicator = communicator, .search = cuda::Search::Heuristic},
             {3, 2}};

@@ -21,7 +21,7 @@ TaskGraph two_tasks() {
 }
 
 // Says that iteration i took times[i]: the dispatch a quarter of it, the expert the rest.
-class Scripted final : public Backend {
+class Scripted final : public Executor {
  public:
   explicit Scripted(std::vector<std::chrono::milliseconds> times) : times_(std::move(times)) {}
 
@@ -55,7 +55,7 @@ class Scripted final : public Backend {
 };
 
 // Fails in its second iteration.
-class Failing final : public Backend {
+class Failing final : public Executor {
  public:
   std::string name() const override { return "failing"; }
   std::map<std::string, std::string> versions() const override { return {}; }
@@ -74,9 +74,9 @@ class Failing final : public Backend {
 TEST_CASE("a measured timeline is the iteration of median makespan", "[exec][execute]") {
   // Two warm-up iterations count for nothing; of 40 12 32 24 20 ms the median is 24: a quarter of
   // it, 6 ms, for the dispatch.
-  Scripted backend({400ms, 4ms, 40ms, 12ms, 32ms, 24ms, 20ms});
+  Scripted executor({400ms, 4ms, 40ms, 12ms, 32ms, 24ms, 20ms});
   const auto group = single_process();
-  const Timeline timeline = execute(two_tasks(), backend, *group, {.warm_up = 2, .repeats = 5});
+  const Timeline timeline = execute(two_tasks(), executor, *group, {.warm_up = 2, .repeats = 5});
   const std::vector<double> expected{0.040, 0.012, 0.032, 0.024, 0.020};
   REQUIRE(timeline.repeats.size() == expected.size());
   for (std::size_t i = 0; i < expected.size(); ++i) {
@@ -95,16 +95,16 @@ TEST_CASE("a measured timeline is the iteration of median makespan", "[exec][exe
 }
 
 TEST_CASE("of an even number of iterations the lower median is shown", "[exec][execute]") {
-  Scripted backend({16ms, 8ms, 12ms, 4ms});
+  Scripted executor({16ms, 8ms, 12ms, 4ms});
   const auto group = single_process();
-  const Timeline timeline = execute(two_tasks(), backend, *group, {.warm_up = 0, .repeats = 4});
+  const Timeline timeline = execute(two_tasks(), executor, *group, {.warm_up = 0, .repeats = 4});
   CHECK(timeline.makespan().count() == Approx(0.008).epsilon(1e-9));
 }
 
 TEST_CASE("a measured timeline says who measured it", "[exec][execute]") {
-  Scripted backend({8ms});
+  Scripted executor({8ms});
   const auto group = single_process();
-  const Timeline timeline = execute(two_tasks(), backend, *group, {.warm_up = 0, .repeats = 1});
+  const Timeline timeline = execute(two_tasks(), executor, *group, {.warm_up = 0, .repeats = 1});
   CHECK_THAT(timeline.provenance.made_by, Catch::Contains("measured") &&
                                               Catch::Contains("1 rank:") &&
                                               Catch::Contains("scripted"));
@@ -113,10 +113,10 @@ TEST_CASE("a measured timeline says who measured it", "[exec][execute]") {
 }
 
 TEST_CASE("progress counts measured iterations", "[exec][execute]") {
-  Scripted backend({4ms, 4ms, 4ms});
+  Scripted executor({4ms, 4ms, 4ms});
   const auto group = single_process();
   std::vector<std::pair<std::size_t, std::size_t>> seen;
-  execute(two_tasks(), backend, *group,
+  execute(two_tasks(), executor, *group,
           {.warm_up = 1, .repeats = 2, .progress = [&](std::size_t done, std::size_t total) {
              seen.emplace_back(done, total);
            }});
@@ -124,10 +124,10 @@ TEST_CASE("progress counts measured iterations", "[exec][execute]") {
 }
 
 TEST_CASE("tasks of each measured iteration are told apart", "[exec][execute]") {
-  Scripted backend({400ms, 8ms, 16ms});
+  Scripted executor({400ms, 8ms, 16ms});
   const auto group = single_process();
   const auto times =
-      measure_tasks({two_tasks()}, backend, *group, {.warm_up = 1, .repeats = 2}).front();
+      measure_tasks({two_tasks()}, executor, *group, {.warm_up = 1, .repeats = 2}).front();
   const auto& tasks = times.iterations;
   REQUIRE(tasks.size() == 2);
   CHECK(tasks[0][0].duration().count() == Approx(0.002).epsilon(1e-9));
@@ -139,33 +139,33 @@ TEST_CASE("tasks of each measured iteration are told apart", "[exec][execute]") 
 }
 
 TEST_CASE("iterations begin one after another", "[exec][execute]") {
-  Scripted backend({1ms, 1ms, 1ms, 1ms});
+  Scripted executor({1ms, 1ms, 1ms, 1ms});
   const auto group = single_process();
   const auto before = Clock::now();
-  execute(two_tasks(), backend, *group, {.warm_up = 1, .repeats = 3});
-  REQUIRE(backend.starts.size() == 4);
-  CHECK(backend.starts.front() > before);
-  CHECK(std::is_sorted(backend.starts.begin(), backend.starts.end()));
+  execute(two_tasks(), executor, *group, {.warm_up = 1, .repeats = 3});
+  REQUIRE(executor.starts.size() == 4);
+  CHECK(executor.starts.front() > before);
+  CHECK(std::is_sorted(executor.starts.begin(), executor.starts.end()));
 }
 
 TEST_CASE("a failure in an iteration ends the measurement", "[exec][execute]") {
-  Failing backend;
+  Failing executor;
   const auto group = single_process();
   const TaskGraph graph = two_tasks();
-  CHECK_THROWS_WITH(execute(graph, backend, *group, {.warm_up = 0, .repeats = 5}), "no more");
+  CHECK_THROWS_WITH(execute(graph, executor, *group, {.warm_up = 0, .repeats = 5}), "no more");
 }
 
 TEST_CASE("no iterations are not a measurement", "[exec][execute]") {
-  Scripted backend({1ms});
+  Scripted executor({1ms});
   const auto group = single_process();
-  CHECK_THROWS_AS(execute(two_tasks(), backend, *group, {.warm_up = 0, .repeats = 0}),
+  CHECK_THROWS_AS(execute(two_tasks(), executor, *group, {.warm_up = 0, .repeats = 0}),
                   std::logic_error);
 }
 
 namespace {
 
 // Makespans of measure_makespan() are ten times those that spans have.
-class Disturbed final : public Backend {
+class Disturbed final : public Executor {
  public:
   std::string name() const override { return "disturbed"; }
   std::map<std::string, std::string> versions() const override { return {}; }
@@ -195,14 +195,14 @@ class Disturbed final : public Backend {
 }  // namespace
 
 TEST_CASE("spans may be taken of some iterations only", "[exec][execute]") {
-  Disturbed backend;
+  Disturbed executor;
   const auto group = single_process();
   const std::vector graphs{two_tasks()};
-  const auto timelines =
-      execute(graphs, backend, *group, {.warm_up = 2, .repeats = 6, .rounds = 2, .spans_every = 2});
+  const auto timelines = execute(graphs, executor, *group,
+                                 {.warm_up = 2, .repeats = 6, .rounds = 2, .spans_every = 2});
   // Turns of three iterations, two of them with spans, behind 2 and 1 that only warm up.
-  CHECK(backend.runs == 6);
-  CHECK(backend.iterations == 2 + 2 + 1 + 2);
+  CHECK(executor.runs == 6);
+  CHECK(executor.iterations == 2 + 2 + 1 + 2);
   REQUIRE(timelines.front().repeats.size() == 6);
   CHECK(timelines.front().repeats.back() == Seconds{6});
   // Those with spans take 3, 4, 6 and 7 ms: the lower median.
