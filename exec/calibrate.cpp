@@ -18,7 +18,7 @@
 #include "exec/measured_fit.hpp"
 #include "exec/overlap_estimate.hpp"
 #include "exec/part_measurements.hpp"
-#include "exec/statistics.hpp"
+#include "exec/execute.hpp"
 #include "models/error.hpp"
 #include "models/version.hpp"
 

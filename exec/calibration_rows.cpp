@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "exec/statistics.hpp"
+#include "exec/execute.hpp"
 
 namespace pipemoe::exec {
 

@@ -6,7 +6,7 @@
 
 #include "exec/calibrate.hpp"
 #include "exec/cuda_executor.hpp"
-#include "exec/statistics.hpp"
+#include "exec/execute.hpp"
 #include "kernels/cuda_matmul.hpp"
 #include "kernels/device_fill.hpp"
 #include "kernels/device_pause.hpp"

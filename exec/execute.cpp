@@ -3,9 +3,10 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <cmath>
+#include <numeric>
 #include <thread>
 
-#include "exec/statistics.hpp"
 #include "models/error.hpp"
 
 namespace pipemoe::exec {
@@ -13,8 +14,8 @@ namespace {
 
 struct Iteration {
   Clock::time_point start;          ///< this rank's clock
-  std::vector<Interval> intervals;  ///< may be missing: empty
-  /// Of an iteration undisturbed by taking the intervals, where that makes a difference.
+  std::vector<Interval> intervals;  ///< empty: not recorded
+  /// If recording intervals slows an iteration, that of another iteration without them.
   Seconds makespan{};
 
   Seconds last_end() const {
@@ -24,12 +25,12 @@ struct Iteration {
   }
 };
 
-// Seconds since the clock's epoch, as rank 0 reads them.
+// Seconds since the epoch of rank 0's clock.
 double shared_seconds(Clock::time_point time, Seconds offset) {
   return (Seconds(time.time_since_epoch()) + offset).count();
 }
 
-// A moment that no rank has passed when it learns of it, on this rank's clock.
+// A moment on this rank's clock that no rank has passed when it learns of it.
 Clock::time_point common_start(ProcessGroup& group, Seconds offset) {
   constexpr Seconds kNotice{100e-6};
   group.barrier();
@@ -102,7 +103,7 @@ class Measurement {
   std::size_t done_ = 0;
 };
 
-// Of each iteration, the latest rank's.
+// The latest rank's time of each iteration.
 template <class Time>
 std::vector<double> latest(const Iterations& iterations, ProcessGroup& group, Time time_of) {
   std::vector<double> mine;
@@ -114,7 +115,7 @@ std::vector<double> latest(const Iterations& iterations, ProcessGroup& group, Ti
   return all;
 }
 
-// Start and end of each task since the iteration's start, of every rank.
+// The start and end of each task since the iteration's start, on every rank.
 std::vector<std::vector<double>> times_of(const Iteration& iteration, ProcessGroup& group) {
   std::vector<double> mine;
   for (const Interval& interval : iteration.intervals) {
@@ -143,6 +144,12 @@ Timeline timeline_of(const TaskGraph& graph, const Iterations& iterations, const
     }
   }
   return timeline;
+}
+
+double median(std::vector<double> values) {
+  const std::size_t middle = values.size() / 2;
+  std::sort(values.begin(), values.end());
+  return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
 }
 
 }  // namespace
@@ -180,6 +187,38 @@ std::vector<TaskMeasurements> measure_tasks(const std::vector<TaskGraph>& graphs
     }
   }
   return times;
+}
+
+std::vector<double> in_seconds(const std::vector<Seconds>& times) {
+  std::vector<double> seconds;
+  for (const Seconds time : times) seconds.push_back(time.count());
+  return seconds;
+}
+
+Summary summarize(const std::vector<double>& values) {
+  ensure(!values.empty(), "summarize: no values");
+  const auto [minimum, maximum] = std::minmax_element(values.begin(), values.end());
+  Summary summary{*minimum, median(values), *maximum, {}};
+  std::vector<double> deviations;
+  for (const double value : values) deviations.push_back(std::abs(value - summary.median));
+  const double limit = std::max(5 * median(deviations), 0.05 * std::abs(summary.median));
+  for (std::size_t i = 0; i < deviations.size(); ++i) {
+    if (deviations[i] > limit) summary.outliers.push_back(i);
+  }
+  return summary;
+}
+
+Seconds median(const std::vector<Seconds>& times) {
+  return Seconds{summarize(in_seconds(times)).median};
+}
+
+std::size_t median_index(const std::vector<double>& values) {
+  ensure(!values.empty(), "median_index: no values");
+  std::vector<std::size_t> order(values.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::stable_sort(order.begin(), order.end(),
+                   [&](std::size_t a, std::size_t b) { return values[a] < values[b]; });
+  return order[(order.size() - 1) / 2];
 }
 
 }  // namespace pipemoe::exec

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "exec/graph_runner.hpp"
-#include "exec/statistics.hpp"
+#include "exec/execute.hpp"
 #include "models/error.hpp"
 
 namespace pipemoe::exec {

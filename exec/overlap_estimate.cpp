@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "exec/graph_runner.hpp"
-#include "exec/statistics.hpp"
+#include "exec/execute.hpp"
 
 namespace pipemoe::exec {
 namespace {

@@ -8,7 +8,7 @@
 #include <set>
 
 #include "exec/calibration_rows.hpp"
-#include "exec/statistics.hpp"
+#include "exec/execute.hpp"
 
 namespace pipemoe::exec {
 namespace {

@@ -10,7 +10,6 @@
 
 #include "exec/execute.hpp"
 #include "exec/executor.hpp"
-#include "exec/statistics.hpp"
 #include "experiments/calibration_report.hpp"
 #include "experiments/commands.hpp"
 #include "experiments/journal.hpp"

@@ -1,4 +1,4 @@
-#include "exec/mpi_group.hpp"
+#include "exec/process_group.hpp"
 
 #include <algorithm>
 #include <catch2/catch.hpp>

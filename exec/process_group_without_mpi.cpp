@@ -1,5 +1,5 @@
-// mpi_group.hpp in a build without MPI.
-#include "exec/mpi_group.hpp"
+// What a build without MPI has in place of mpi_group.cpp.
+#include "exec/process_group.hpp"
 #include "models/error.hpp"
 
 namespace pipemoe::exec {
