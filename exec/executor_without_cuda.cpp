@@ -1,5 +1,5 @@
 // What a build without CUDA has in place of the CUDA executor.
-#include "exec/calibrate.hpp"
+#include "exec/calibration/calibration_tools.hpp"
 #include "exec/executor.hpp"
 #include "models/error.hpp"
 

@@ -4,6 +4,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "exec/calibration/calibrate.hpp"
 #include "exec/executor.hpp"
 #include "experiments/calibration_report.hpp"
 #include "experiments/commands.hpp"

@@ -9,6 +9,7 @@
 #include <optional>
 
 #include "exec/execute.hpp"
+#include "exec/calibration/calibrate.hpp"
 #include "exec/executor.hpp"
 #include "experiments/calibration_report.hpp"
 #include "experiments/commands.hpp"

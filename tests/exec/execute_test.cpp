@@ -234,7 +234,8 @@ TEST_CASE("values beyond five median deviations are outliers", "[exec][statistic
 TEST_CASE("a tight series has no outliers within five percent", "[exec][statistics]") {
   // All but one equal: no deviation at the median, so the limit is 5 % of 100.
   CHECK(summarize({100, 100, 100, 100, 104.9}).outliers.empty());
-  CHECK(summarize({100, 105.1, 100, 94.9, 100, 100, 100}).outliers == std::vector<std::size_t>{1, 3});
+  CHECK(summarize({100, 105.1, 100, 94.9, 100, 100, 100}).outliers ==
+        std::vector<std::size_t>{1, 3});
 }
 
 TEST_CASE("the median's index is that of a value that occurs", "[exec][statistics]") {

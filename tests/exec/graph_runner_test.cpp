@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "exec/calibration_graph.hpp"
+#include "exec/calibration/measured_graphs.hpp"
 #include "models/error.hpp"
 #include "models/schedule.hpp"
 #include "tests/exec/executed_layer.hpp"

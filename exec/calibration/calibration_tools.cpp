@@ -1,3 +1,5 @@
+#include "exec/calibration/calibration_tools.hpp"
+
 #include <fmt/core.h>
 #include <unistd.h>
 
@@ -5,7 +7,6 @@
 #include <random>
 #include <thread>
 
-#include "exec/calibrate.hpp"
 #include "exec/graph_runner.hpp"
 #include "kernels/activation.hpp"
 #include "kernels/blas.hpp"
@@ -24,7 +25,7 @@ std::vector<float> random_floats(std::int64_t count) {
   return values;
 }
 
-// Each group's rows times its matrix, as an expert's forward pass does.
+// Multiplies each group's rows by its matrix, as an expert's forward pass does.
 std::vector<Seconds> time_gemm(ProcessGroup& group, const GemmShape& shape, int repeats) {
   const std::int64_t rows = shape.rows / shape.groups;
   const auto a = random_floats(rows * shape.k), b = random_floats(shape.groups * shape.k * shape.n);
@@ -44,7 +45,7 @@ std::vector<Seconds> time_gemm(ProcessGroup& group, const GemmShape& shape, int 
   return times;
 }
 
-// The pass over each expert's rows, one expert after another as the experts do it.
+// Passes over each expert's rows, one expert after another as the experts do.
 std::vector<Seconds> time_activation(ProcessGroup& group, const MoeLayer& layer, Pass pass,
                                      std::int64_t rows, int repeats) {
   const kernels::ActivationShape shape{layer.activation, rows, layer.hidden_dim};
@@ -86,7 +87,7 @@ std::vector<Seconds> time_all_to_all(const ExecutorOptions& options, ProcessGrou
                                            parts[static_cast<std::size_t>(group.rank())]);
   std::vector<float> receive(static_cast<std::size_t>(received.front() * ranks));
   const TaskGraph graph = exchange_after_work(group.size());
-  ThreadGraphRunner workers(graph, [&](const Task& task, std::stop_token stop) {
+  ThreadGraphRunner runner(graph, [&](const Task& task, std::stop_token stop) {
     if (task.stream == Stream::Compute) {
       std::this_thread::sleep_for(std::chrono::microseconds(200));
     } else {
@@ -97,7 +98,7 @@ std::vector<Seconds> time_all_to_all(const ExecutorOptions& options, ProcessGrou
   std::vector<Interval> intervals(graph.size());
   for (int i = -kWarmUp; i < repeats; ++i) {
     group.barrier();
-    workers.iterate(Clock::now() + std::chrono::microseconds(100), intervals);
+    runner.iterate(Clock::now() + std::chrono::microseconds(100), intervals);
     if (i >= 0) times.push_back(intervals.back().end - intervals.back().start);
   }
   return times;
@@ -112,7 +113,7 @@ std::string processor() {
   return "CPU";
 }
 
-// This rank's share of the machine's memory. It leaves an eighth to the system.
+// This rank's share of the machine's memory, of which an eighth is left to the system.
 Gpu device(ProcessGroup& group) {
   const std::int64_t memory =
       std::int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE) / group.size();

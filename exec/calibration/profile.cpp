@@ -1,14 +1,15 @@
-#include "exec/calibrated_profile.hpp"
+#include "exec/calibration/profile.hpp"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <set>
 #include <string>
 
-#include "exec/overlap_estimate.hpp"
+#include "exec/calibration/derived_costs.hpp"
 #include "models/error.hpp"
 #include "models/provenance.hpp"
 #include "models/version.hpp"
@@ -16,10 +17,118 @@
 namespace pipemoe::exec {
 namespace {
 
-/// Slowdowns of which ranks find values further apart than this say nothing of single numbers of
-/// bytes. On two H200 (39ba14b) they do so of mixtral and dsv3, which draw all the power allowed
-/// (experts up to 76 %, exchanges 40), and of small's exchanges by copy engines (6); of others up
-/// to 3 %.
+struct Pool {
+  double amount = 0;  // sums over `count` points
+  double seconds = 0;
+  double count = 0;
+
+  double mean_amount() const { return amount / count; }
+  double mean_seconds() const { return seconds / count; }
+};
+
+std::vector<MeasuredPoint> merge_close(std::vector<MeasuredPoint> points) {
+  std::sort(points.begin(), points.end(),
+            [](const auto& a, const auto& b) { return a.amount < b.amount; });
+  std::vector<Pool> pools;
+  for (const MeasuredPoint& point : points) {
+    if (pools.empty() || point.amount > 1.01 * pools.back().mean_amount()) pools.emplace_back();
+    Pool& pool = pools.back();
+    pool.amount += point.amount;
+    pool.seconds += point.seconds;
+    pool.count += 1;
+  }
+  std::vector<MeasuredPoint> merged;
+  for (const Pool& pool : pools) merged.push_back({pool.mean_amount(), pool.mean_seconds()});
+  return merged;
+}
+
+// Pools adjacent violators: finds the times nearest in least squares that do not fall.
+std::vector<MeasuredPoint> isotonic(std::vector<MeasuredPoint> points) {
+  struct Block {
+    double seconds;
+    std::size_t count;
+    double mean() const { return seconds / static_cast<double>(count); }
+  };
+  std::vector<Block> blocks;
+  for (const MeasuredPoint& point : points) {
+    blocks.push_back({point.seconds, 1});
+    while (blocks.size() > 1 && blocks[blocks.size() - 2].mean() > blocks.back().mean()) {
+      const Block last = blocks.back();
+      blocks.pop_back();
+      blocks.back().seconds += last.seconds;
+      blocks.back().count += last.count;
+    }
+  }
+  std::size_t next = 0;
+  for (const Block& block : blocks) {
+    for (std::size_t i = 0; i < block.count; ++i) points[next++].seconds = block.mean();
+  }
+  return points;
+}
+
+struct Line {
+  double alpha = 0;
+  double beta = 0;
+};
+
+// Least squares of the relative errors: weights 1 / seconds^2. If the best line has a negative
+// term, returns the best line without that term.
+Line relative_line(const std::vector<MeasuredPoint>& points) {
+  double s0 = 0, s1 = 0, s2 = 0, t0 = 0, t1 = 0;
+  for (const auto& [amount, seconds] : points) {
+    const double weight = 1 / (seconds * seconds);
+    s0 += weight;
+    s1 += weight * amount;
+    s2 += weight * amount * amount;
+    t0 += weight * seconds;
+    t1 += weight * amount * seconds;
+  }
+  if (points.size() == 1) return {0, t1 / s2};
+  const double determinant = s0 * s2 - s1 * s1;
+  const Line line{(t0 * s2 - t1 * s1) / determinant, (s0 * t1 - s1 * t0) / determinant};
+  if (line.alpha < 0) return {0, t1 / s2};
+  if (line.beta < 0) return {t0 / s0, 0};
+  return line;
+}
+
+double r_squared(const std::vector<MeasuredPoint>& points, const Line& line) {
+  double mean = 0, all = 0, unexplained = 0;
+  for (const auto& point : points) mean += point.seconds / static_cast<double>(points.size());
+  for (const auto& [amount, seconds] : points) {
+    const double residual = seconds - (line.alpha + line.beta * amount);
+    unexplained += residual * residual;
+    all += (seconds - mean) * (seconds - mean);
+  }
+  return all > 0 ? std::max(-1.0, 1 - unexplained / all) : 1;
+}
+
+}  // namespace
+
+MeasuredFit fit_points(std::vector<MeasuredPoint> points) {
+  points = merge_close(std::move(points));
+  ensure(!points.empty(), "fit_points: no points");
+  for (const auto& [amount, seconds] : points) {
+    ensure(amount > 0 && seconds > 0, "fit_points: an amount or a time is not positive");
+  }
+  const Line line = relative_line(points);
+  MeasuredFit fit{line.alpha, line.beta, r_squared(points, line)};
+  for (const auto& [amount, seconds] : points) {
+    const double error = std::abs(line.alpha + line.beta * amount - seconds) / seconds;
+    fit.largest_relative_error = std::max(fit.largest_relative_error, error);
+  }
+  for (const auto& [amount, seconds] : isotonic(points)) {
+    fit.table.points.emplace_back(amount, Seconds{seconds});
+  }
+  if (points.size() > 1) fit.range = {points.front().amount, points.back().amount};
+  return fit;
+}
+
+namespace {
+
+/// If the ranks' slowdowns differ by more than this, they say nothing about single byte counts. On
+/// two H200 (39ba14b) they do for mixtral and dsv3, which draw all the power allowed (experts by up
+/// to 76 %, exchanges by 40 %), and for small's exchanges by copy engines (6 %); for other layers
+/// they differ by up to 3 %.
 constexpr double kUncertain = 0.04;
 /// A line is used where it is this close to every point; otherwise the points are.
 constexpr double kLineTolerance = 0.03;
@@ -53,7 +162,7 @@ void fill_fits(const CalibrationPoints& points, Dtype dtype, const CalibrationTo
     cluster.passes.emplace(pass,
                            choose_model<Bytes>(fit_points(of_pass), kLineTolerance, in_layer));
   }
-  // Where no pass of its own runs it, its cost is in the experts' fits.
+  // If no task runs the activation by itself, the experts' fits contain its cost.
   cluster.passes.try_emplace(MemoryPass::Activation, NotModelled{});
   cluster.gemm[dtype] =
       choose_model<Flops>(fit_points(points.gemms), std::numeric_limits<double>::infinity(),
@@ -85,8 +194,8 @@ void fill_fits(const CalibrationPoints& points, Dtype dtype, const CalibrationTo
   }
 }
 
-// The slope of the all-to-all as links: what `simulate --network node` needs, and what leaves a
-// rank, or a node, when n bytes a rank go evenly to all ranks.
+// Links with the bandwidth of the all-to-all's slope, for `simulate --network node`. If each rank
+// sends n bytes evenly to all ranks, this much leaves a rank, or a node.
 void fill_links(const CalibrationPoints& points, Cluster& cluster) {
   const std::int64_t all = cluster.num_ranks();
   const double slope = std::max(fit_points(points.all_to_all.at(all)).beta_s_per_unit, 1e-15);
@@ -153,13 +262,6 @@ void fill_overlap(const CalibrationPoints& points, int ranks, Cluster& cluster) 
 }
 
 }  // namespace
-
-std::vector<MeasuredPoint>& CalibrationPoints::of(const ExpertFit& key) {
-  for (Expert& expert : experts) {
-    if (expert.key == key) return expert.points;
-  }
-  return experts.emplace_back(Expert{key, {}}).points;
-}
 
 Cluster calibrated_profile(const CalibrationPoints& points, Dtype dtype,
                            const CalibrationTools& tools, ProcessGroup& group,

@@ -4,7 +4,7 @@
 #include <chrono>
 #include <utility>
 
-#include "exec/calibrate.hpp"
+#include "exec/calibration/calibration_tools.hpp"
 #include "exec/cuda_executor.hpp"
 #include "exec/execute.hpp"
 #include "kernels/cuda_matmul.hpp"
@@ -231,10 +231,10 @@ CalibrationTools cuda_calibration_tools(const ExecutorOptions& chosen, ProcessGr
     return times;
   };
   const auto communicator = make_communicator(options.communicator, options.exchange_ctas, group);
-  tools.gives_ahead = communicator->asynchronous();
+  tools.enqueues_ahead = communicator->asynchronous();
   tools.network = communicator->name();
   tools.exchange_ctas = options.exchange_ctas;
-  if (tools.gives_ahead) {
+  if (tools.enqueues_ahead) {
     tools.time_join = [options, &group](int repeats) {
       return time_join(*make_communicator(options.communicator, options.exchange_ctas, group),
                        group, repeats);

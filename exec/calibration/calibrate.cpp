@@ -1,4 +1,4 @@
-#include "exec/calibrate.hpp"
+#include "exec/calibration/calibrate.hpp"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -10,15 +10,11 @@
 #include <optional>
 #include <utility>
 
-#include "exec/calibrated_profile.hpp"
-#include "exec/calibration_rows.hpp"
+#include "exec/calibration/derived_costs.hpp"
+#include "exec/calibration/measure.hpp"
+#include "exec/calibration/measured_graphs.hpp"
+#include "exec/calibration/profile.hpp"
 #include "exec/graph_runner.hpp"
-#include "exec/layer_excess.hpp"
-#include "exec/layer_measurements.hpp"
-#include "exec/measured_fit.hpp"
-#include "exec/overlap_estimate.hpp"
-#include "exec/part_measurements.hpp"
-#include "exec/execute.hpp"
 #include "models/error.hpp"
 #include "models/version.hpp"
 
@@ -31,41 +27,6 @@ constexpr double kDegreeTolerance = 0.01;
 /// Unequal degrees take 0.6 % longer in the median than forward of the one and backward of the
 /// other take at equal degrees (57 pairs on two H200 and two H100: up to 5 %). Why was not found.
 constexpr double kUnequalGain = 0.015;
-
-// In a layer's graph.
-bool waits_for_exchange(const Task& task) {
-  switch (task.key().operation) {
-    case OperationKind::Expert:
-    case OperationKind::ExpertInputGradient:
-      return true;
-    case OperationKind::Unpermute:
-      return task.phase == Phase::Forward;
-    case OperationKind::Permute:
-      return task.phase == Phase::Backward;
-    default:
-      return false;
-  }
-}
-
-std::optional<MemoryPass> memory_pass_of(const Task& task) {
-  const bool forward = task.phase == Phase::Forward;
-  switch (task.key().operation) {
-    case OperationKind::Gate:
-      return forward ? MemoryPass::Gate : MemoryPass::GateBackward;
-    case OperationKind::Permute:
-      return forward ? MemoryPass::Permute : MemoryPass::PermuteBackward;
-    case OperationKind::Unpermute:
-      return forward ? MemoryPass::Unpermute : MemoryPass::UnpermuteBackward;
-    default:
-      return std::nullopt;
-  }
-}
-
-double traffic_of(const Task& task) {
-  if (const auto* gate = std::get_if<Gate>(&task.operation)) return gate->traffic.amount();
-  if (const auto* permute = std::get_if<Permute>(&task.operation)) return permute->traffic.amount();
-  return std::get<Unpermute>(task.operation).traffic.amount();
-}
 
 class Calibrator {
  public:
@@ -87,8 +48,8 @@ class Calibrator {
   void record_overlap(std::size_t of_layer, const LayerMeasurements::Overlap& overlap);
   void compare_exchanges();
   void record_handoffs();
-  Excess record_handoff(std::size_t of_layer, const MeasuredChunks& chunks, ChainParts parts,
-                        Exchanges counted);
+  ExtraTime record_handoff(std::size_t of_layer, const MeasuredChunks& chunks, ChainParts parts,
+                           Exchanges counted);
   MeasuredPoint record(CalibrationRow row, const Times& times) {
     return pipemoe::exec::record(std::move(row), times, result_.rows);
   }
@@ -124,7 +85,7 @@ void Calibrator::record_chunks() {
         std::max(0.0, record({"join", "", group_.size(), 1, "computation"}, joins).seconds);
   }
   stamps_ = time_stamps(measured_);
-  exchange_stamp_ = tools_.gives_ahead ? exchange_stamp(measured_, stamps_) : 0;
+  exchange_stamp_ = tools_.enqueues_ahead ? exchange_stamp(measured_, stamps_) : 0;
   for (std::size_t i = 0; i < layers_.size(); ++i) {
     computing_.emplace_back();
     exchanging_.emplace_back();
@@ -137,7 +98,7 @@ void Calibrator::record_chunks() {
       }
       computing_[i][chunks.degree] = record_tasks(layers_[i], chunks, by_task);
       record_backward(layers_[i], chunks, by_task);
-      if (tools_.gives_ahead) {
+      if (tools_.enqueues_ahead) {
         exchanging_[i].push_back(record_exchanges(layers_[i], chunks));
       }
     }
@@ -166,7 +127,7 @@ double Calibrator::record_tasks(const MoeLayer& layer, const MeasuredChunks& chu
           expert->dtype, expert->activation, expert->pass, without_rows(expert->gemms), {}};
       points_.of(key).push_back(with_join(task, record(row, times[id])));
     } else {
-      row.amount = traffic_of(task);
+      row.amount = memory_traffic(task);
       row.unit = "byte";
       points_.passes[memory_pass_of(task).value()].push_back(
           with_join(task, record(row, times[id])));
@@ -230,7 +191,7 @@ Fit<Bytes> exact(const std::vector<MeasuredPoint>& points) {
 
 // With exchanges between nothing but each other.
 void Calibrator::compare_exchanges() {
-  if (!tools_.gives_ahead) return;
+  if (!tools_.enqueues_ahead) return;
   const Fit<Bytes> by_themselves = exact(points_.all_to_all_queued.at(group_.size()));
   for (std::size_t i = 0; i < layers_.size(); ++i) {
     std::vector<SlowdownPoint> factors;
@@ -244,42 +205,42 @@ void Calibrator::compare_exchanges() {
 }
 
 void Calibrator::record_handoffs() {
-  if (!tools_.gives_ahead) return;
+  if (!tools_.enqueues_ahead) return;
   ChainParts parts{.join = points_.join,
                    .alone = exact(points_.all_to_all.at(group_.size())),
                    .queued = exact(points_.all_to_all_queued.at(group_.size()))};
-  std::vector<Excess> alone, queued;
+  std::vector<ExtraTime> alone, queued;
   for (std::size_t i = 0; i < layers_.size(); ++i) {
     alone.push_back(record_handoff(i, *measured_[i].serial, parts, Exchanges::Alone));
   }
-  parts.handoff_alone = cost_of_one(alone);
+  parts.handoff_alone = cost_of_each(alone);
   for (std::size_t i = 0; i < layers_.size(); ++i) {
     for (const MeasuredChunks& chunks : measured_[i].grouped) {
       queued.push_back(record_handoff(i, chunks, parts, Exchanges::Queued));
     }
   }
-  points_.handoffs = {parts.handoff_alone, cost_of_one(queued)};
+  points_.handoffs = {parts.handoff_alone, cost_of_each(queued)};
   result_.notes.push_back(fmt::format(
       "an exchange between computations takes {:.1f} us longer than one that nothing waits for, "
       "one behind another {:.1f} us",
       1e6 * points_.handoffs.alone, 1e6 * points_.handoffs.queued));
 }
 
-Excess Calibrator::record_handoff(std::size_t of_layer, const MeasuredChunks& chunks,
-                                  ChainParts parts, Exchanges counted) {
+ExtraTime Calibrator::record_handoff(std::size_t of_layer, const MeasuredChunks& chunks,
+                                     ChainParts parts, Exchanges counted) {
   parts.computing = computing_[of_layer].at(chunks.degree);
   parts.in_layer = points_.in_layers[of_layer].slowdown;
   const Times makespans = across(group_, in_seconds(chunks.measured.makespans), Across::Slowest);
-  const Excess excess = handoff_excess(chunks.graph, summarize(makespans).median, parts, counted);
+  const ExtraTime extra = handoff_time(chunks.graph, summarize(makespans).median, parts, counted);
   Times each;
   for (const double makespan : makespans) {
-    each.push_back((makespan - excess.whole + excess.seconds) / excess.count);
+    each.push_back((makespan - extra.whole + extra.seconds) / extra.count);
   }
   record({counted == Exchanges::Alone ? "handoff" : "handoff, queued", layers_[of_layer].name,
-          group_.size(), excess.count, "exchange"},
+          group_.size(), extra.count, "exchange"},
          each);
   result_.rows.back().outliers = 0;  // of what is left of long makespans, not of times
-  return excess;
+  return extra;
 }
 
 void Calibrator::record_overlap(std::size_t of_layer, const LayerMeasurements::Overlap& overlap) {

@@ -1,9 +1,12 @@
-#include "exec/calibration_graph.hpp"
+#include "exec/calibration/measured_graphs.hpp"
 
+#include <algorithm>
 #include <array>
 #include <utility>
 #include <vector>
 
+#include "exec/block_state.hpp"
+#include "exec/graph_runner.hpp"
 #include "models/schedules/layer_tasks.hpp"
 
 namespace pipemoe::exec {
@@ -11,7 +14,7 @@ namespace {
 
 using schedules::LayerTasks;
 
-// Appends tasks each of which waits for the one before. A copy goes on from where it was copied.
+// Appends tasks, each of which waits for the one before it. A copy continues from the same task.
 class Chain {
  public:
   explicit Chain(TaskGraphBuilder& builder) : builder_(&builder) {}
@@ -24,7 +27,7 @@ class Chain {
   void then(std::vector<Task> tasks) {
     for (Task& task : tasks) then(std::move(task));
   }
-  // What comes next waits for the last of the other one too.
+  // The next task waits for the last task of the other chain too.
   void join(const Chain& other) {
     last_.insert(last_.end(), other.last_.begin(), other.last_.end());
   }
@@ -34,7 +37,7 @@ class Chain {
   std::vector<TaskId> last_;
 };
 
-// The tasks of all chunks of one kind.
+// Makes the tasks of one kind for all chunks.
 class Chunks {
  public:
   Chunks(const MoeLayer& layer, std::int64_t num_ranks, std::int64_t degree)
@@ -64,15 +67,15 @@ class Chunks {
   std::vector<std::int64_t> rows_;
 };
 
-// Experts and the exchanges that stand beside them.
+// A pass of the experts, and the exchanges that run beside it.
 struct Stage {
   Pass pass;
   Purpose purpose;
   Phase phase;
 };
-/// No exchange writes what experts of its stage read, or sends what they write: forward experts
-/// write outputs, input gradients read what the combines of their phase brought, weight gradients
-/// also what dispatches brought.
+/// No exchange writes what the experts of its stage read, or sends what they write. Forward experts
+/// write outputs. Input gradients read what the combines of their phase brought; weight gradients
+/// also read what the dispatches brought.
 constexpr std::array kStages{Stage{Pass::Forward, Purpose::Combine, Phase::Backward},
                              Stage{Pass::InputGradient, Purpose::Dispatch, Phase::Forward},
                              Stage{Pass::WeightGradient, Purpose::Combine, Phase::Forward}};
@@ -83,7 +86,7 @@ TaskGraph stages(const char* name, const Chunks& chunks, std::int64_t num_ranks,
   TaskGraphBuilder builder(name, num_ranks);
   Chain chain(builder);
   chain.then(chunks.tasks.gate(Phase::Forward));
-  chain.then(chunks.tasks.permute(Phase::Forward));  // rows and gradients to exchange
+  chain.then(chunks.tasks.permute(Phase::Forward));  // makes rows and gradients to exchange
   chain.then(chunks.tasks.unpermute(Phase::Forward));
   chain.then(chunks.tasks.unpermute(Phase::Backward));
   for (const Stage& stage : kStages) {
@@ -163,6 +166,78 @@ TaskGraph experts_under_exchanges(const MoeLayer& layer, std::int64_t num_ranks,
 TaskGraph experts_then_exchanges(const MoeLayer& layer, std::int64_t num_ranks,
                                  std::int64_t degree) {
   return stages("experts-then-exchanges", Chunks(layer, num_ranks, degree), num_ranks, Beside::No);
+}
+
+bool waits_for_exchange(const Task& task) {
+  switch (moe_step(task.key())) {
+    case MoeStep::Expert:
+    case MoeStep::ExpertBackward:
+    case MoeStep::ExpertInputGradient:
+    case MoeStep::Unpermute:
+    case MoeStep::PermuteBackward:
+      return true;
+    case MoeStep::Gate:
+    case MoeStep::Permute:
+    case MoeStep::Dispatch:
+    case MoeStep::Combine:
+    case MoeStep::UnpermuteBackward:
+    case MoeStep::CombineBackward:
+    case MoeStep::ExpertWeightGradient:
+    case MoeStep::DispatchBackward:
+    case MoeStep::GateBackward:
+      return false;
+  }
+  return false;
+}
+
+std::optional<MemoryPass> memory_pass_of(const Task& task) {
+  switch (moe_step(task.key())) {
+    case MoeStep::Gate:
+      return MemoryPass::Gate;
+    case MoeStep::Permute:
+      return MemoryPass::Permute;
+    case MoeStep::Unpermute:
+      return MemoryPass::Unpermute;
+    case MoeStep::UnpermuteBackward:
+      return MemoryPass::UnpermuteBackward;
+    case MoeStep::PermuteBackward:
+      return MemoryPass::PermuteBackward;
+    case MoeStep::GateBackward:
+      return MemoryPass::GateBackward;
+    case MoeStep::Dispatch:
+    case MoeStep::Expert:
+    case MoeStep::Combine:
+    case MoeStep::CombineBackward:
+    case MoeStep::ExpertBackward:
+    case MoeStep::ExpertInputGradient:
+    case MoeStep::ExpertWeightGradient:
+    case MoeStep::DispatchBackward:
+      return std::nullopt;
+  }
+  return std::nullopt;
+}
+
+double memory_traffic(const Task& task) {
+  if (const auto* gate = std::get_if<Gate>(&task.operation)) return gate->traffic.amount();
+  if (const auto* permute = std::get_if<Permute>(&task.operation)) return permute->traffic.amount();
+  return std::get<Unpermute>(task.operation).traffic.amount();
+}
+
+bool is_expert(const Task& task, Pass pass) {
+  const auto* expert = std::get_if<ExpertFfn>(&task.operation);
+  return expert != nullptr && (expert->pass == Pass::Forward) == (pass == Pass::Forward);
+}
+
+bool is_beside_experts(const Task& task, Pass pass) {
+  return is_exchange(task) && (task.phase == Phase::Backward) == (pass == Pass::Forward);
+}
+
+Bytes largest_exchange(const TaskGraph& graph) {
+  Bytes largest;
+  for (const Task& task : graph.tasks()) {
+    largest = std::max(largest, exchanged_bytes(task.operation));
+  }
+  return largest;
 }
 
 }  // namespace pipemoe::exec

@@ -1,27 +1,18 @@
-#include "exec/overlap_estimate.hpp"
+#include "exec/calibration/derived_costs.hpp"
 
 #include <algorithm>
+#include <map>
 #include <utility>
-#include <vector>
 
+#include "exec/calibration/measured_graphs.hpp"
 #include "exec/graph_runner.hpp"
-#include "exec/execute.hpp"
+#include "models/error.hpp"
 
 namespace pipemoe::exec {
 namespace {
 
-/// Of the time of a stream: less tells nothing.
+/// The share of a stream's time for which streams must meet at least; less tells nothing.
 constexpr double kLeastMet = 1.0 / 64;
-
-// In an experts_under_exchanges graph, or experts_then_exchanges: of those experts, and of the
-// exchanges beside them.
-bool is_expert(const Task& task, Pass pass) {
-  const auto* expert = std::get_if<ExpertFfn>(&task.operation);
-  return expert != nullptr && (expert->pass == Pass::Forward) == (pass == Pass::Forward);
-}
-bool is_beside(const Task& task, Pass pass) {
-  return is_exchange(task) && (task.phase == Phase::Backward) == (pass == Pass::Forward);
-}
 
 template <class Which>
 std::vector<TaskTimes> tasks_of(const TaskGraph& graph, const std::vector<TaskTimes>& iteration,
@@ -39,7 +30,7 @@ Seconds total(const std::vector<TaskTimes>& tasks) {
   return sum;
 }
 
-// The median over iterations of what `of` says of one.
+// The median of `of` over the iterations.
 template <class Of>
 Seconds median_of(const MeasuredChunks& chunks, Of of) {
   std::vector<Seconds> values;
@@ -48,6 +39,70 @@ Seconds median_of(const MeasuredChunks& chunks, Of of) {
 }
 
 }  // namespace
+
+double cost_of_each(const std::vector<ExtraTime>& measured) {
+  double counts = 0, product = 0;
+  for (const ExtraTime& one : measured) {
+    ensure(one.count > 0 && one.whole > 0, "cost_of_each: a count or a whole is not positive");
+    const double count = one.count / one.whole;
+    counts += count * count;
+    product += count * one.seconds / one.whole;
+  }
+  return counts == 0 ? 0 : product / counts;
+}
+
+std::vector<double> time_stamps(const std::vector<LayerMeasurements>& layers) {
+  std::vector<ExtraTime> all;
+  std::vector<double> stamps;
+  for (const LayerMeasurements& layer : layers) {
+    stamps.push_back(0);
+    if (!layer.computations) continue;
+    const auto& [degree, graph, measured] = *layer.computations;
+    all.push_back({static_cast<double>(graph.size()), median(measured.disturbance).count(),
+                   median(measured.makespans).count()});
+    stamps.back() = cost_of_each({all.back()});
+  }
+  const double most = 2 * std::max(0.0, cost_of_each(all));
+  for (double& stamp : stamps) stamp = std::clamp(stamp, 0.0, most);
+  return stamps;
+}
+
+double exchange_stamp(const std::vector<LayerMeasurements>& layers,
+                      const std::vector<double>& stamps) {
+  std::vector<ExtraTime> all;
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    for (const auto& [degree, graph, measured] : layers[i].grouped) {
+      const double exchanges = static_cast<double>(
+          std::count_if(graph.tasks().begin(), graph.tasks().end(), is_exchange));
+      const double computations = static_cast<double>(graph.size()) - exchanges;
+      all.push_back({exchanges, median(measured.disturbance).count() - computations * stamps[i],
+                     median(measured.makespans).count()});
+    }
+  }
+  return std::max(0.0, cost_of_each(all));
+}
+
+ExtraTime handoff_time(const TaskGraph& chain, double makespan, const ChainParts& parts,
+                       Exchanges counted) {
+  ExtraTime extra{.seconds = makespan - parts.computing, .whole = makespan};
+  for (const auto& awaited : awaited_exchanges(chain)) {
+    extra.seconds -= awaited.empty() ? 0 : parts.join;
+  }
+  for (const auto& [before, id] : chain.dependencies()) {
+    const Task& task = chain.task(id);
+    if (!is_exchange(task)) continue;
+    const bool queued = is_exchange(chain.task(before));
+    const Bytes bytes = exchanged_bytes(task.operation);
+    const double by_itself = (queued ? parts.queued(bytes) : parts.alone(bytes)).count();
+    extra.seconds -= parts.in_layer.at(bytes) * by_itself;
+    if (queued == (counted == Exchanges::Queued)) {
+      extra.count += 1;
+    } else if (!queued) {
+      extra.seconds -= parts.handoff_alone;
+    }
+  }
+  return extra;
+}
 
 Seconds both_busy(const std::vector<TaskTimes>& a, const std::vector<TaskTimes>& b) {
   Seconds both{};
@@ -66,17 +121,9 @@ std::optional<double> slowdown(const StreamTimes& stream) {
   return stream.both / worked_together;
 }
 
-Bytes largest_exchange(const TaskGraph& graph) {
-  Bytes largest;
-  for (const Task& task : graph.tasks()) {
-    largest = std::max(largest, exchanged_bytes(task.operation));
-  }
-  return largest;
-}
-
 Contention contention(const LayerMeasurements::Overlap& overlap, Pass pass) {
   const auto expert = [&](const Task& task) { return is_expert(task, pass); };
-  const auto exchange = [&](const Task& task) { return is_beside(task, pass); };
+  const auto exchange = [&](const Task& task) { return is_beside_experts(task, pass); };
   const auto tasks_beside = [&](const auto& iteration, auto which) {
     return tasks_of(overlap.beside.graph, iteration, which);
   };

@@ -1,4 +1,4 @@
-#include "exec/calibration_graph.hpp"
+#include "exec/calibration/measured_graphs.hpp"
 
 #include <algorithm>
 #include <catch2/catch.hpp>

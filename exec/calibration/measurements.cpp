@@ -1,4 +1,4 @@
-#include "exec/calibration_rows.hpp"
+#include "exec/calibration/measurements.hpp"
 
 #include <fmt/format.h>
 
@@ -7,6 +7,13 @@
 #include "exec/execute.hpp"
 
 namespace pipemoe::exec {
+
+std::vector<MeasuredPoint>& CalibrationPoints::of(const ExpertFit& key) {
+  for (Expert& expert : experts) {
+    if (expert.key == key) return expert.points;
+  }
+  return experts.emplace_back(Expert{key, {}}).points;
+}
 
 Times across(ProcessGroup& group, const Times& mine, Across which) {
   Times combined = mine;
