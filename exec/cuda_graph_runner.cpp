@@ -191,7 +191,8 @@ void CudaGraphRunner::check_progress(Clock::time_point begun) {
                   graph_.schedule(), options_.deadline.count()));
 }
 
-// Freeing device memory would wait for the exchanges, and NCCL's end for the CUDA graphs.
+// Ends the exchanges first: freeing device memory would wait for them. NCCL's destruction would
+// wait for the CUDA graphs.
 void CudaGraphRunner::give_up() {
   plain_.reset();
   timed_.reset();

@@ -141,7 +141,7 @@ cuda::DeviceExchange CudaMoeLayer::exchange(const TaskKey& task) {
                                           : layer_.combine_exchange(direction_of(task), task.chunk);
 }
 
-// Every iteration starts with it.
+// Every iteration starts with the gate.
 void CudaMoeLayer::gate(cudaStream_t stream) {
   weight_gradient_begun_ = gate_input_gradient_done_ = false;
   layer_.gate(stream);

@@ -15,7 +15,7 @@ namespace {
 struct Iteration {
   Clock::time_point start;          ///< this rank's clock
   std::vector<Interval> intervals;  ///< empty: not recorded
-  /// If recording intervals slows an iteration, that of another iteration without them.
+  /// If recording intervals slows an iteration, another iteration without them measured this.
   Seconds makespan{};
 
   Seconds last_end() const {

@@ -28,7 +28,7 @@ struct SchedulerAttributes {
   std::uint64_t period_ns = 0;
 };
 
-// The calling thread's timers fire on time. By default the kernel may delay them by 50 us.
+// Makes the calling thread's timers fire on time. By default the kernel may delay them by 50 us.
 void use_precise_timers() { prctl(PR_SET_TIMERSLACK, 1); }
 
 // Asks the scheduler for the shortest time slice, for a thread that mostly sleeps on a core where

@@ -12,8 +12,8 @@ namespace pipemoe::exec {
 struct DataOptions {
   std::uint64_t seed = 1;
   bool biases = true;
-  /// Added to the first coordinate of expert 0's gate row, while the first coordinate of every
-  /// token is 1. With 2 or more, most tokens choose expert 0.
+  /// If not 0, it is added to the first coordinate of expert 0's gate row, and the first coordinate
+  /// of every token is 1. From about 2 on, most tokens choose expert 0.
   double skew = 0;
   double auxiliary_loss_weight = 0;  ///< weight of each rank's load-balancing loss
   bool operator==(const DataOptions&) const = default;

@@ -19,7 +19,7 @@ void check(ncclResult_t status, Where at = Where::here()) {
       fmt::format("NCCL: {}: {}", ncclGetErrorString(status), ncclGetLastError(nullptr)), at);
 }
 
-// For destructors, which may not throw.
+// For destructors, which must not throw.
 void log_failure(ncclResult_t status, const char* what) noexcept {
   if (status == ncclSuccess || status == ncclInProgress) return;
   std::fprintf(stderr, "pipemoe: %s: NCCL: %s\n", what, ncclGetErrorString(status));

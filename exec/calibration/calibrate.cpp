@@ -21,11 +21,12 @@
 namespace pipemoe::exec {
 namespace {
 
-/// Layers are predicted 1 to 2 % off in the median (experiments/validation-gpu, -cpu), and are too
-/// fast with many chunks rather than with few.
+/// Predictions of layers are 1 to 2 % off in the median (experiments/validation-gpu, -cpu). They
+/// are too fast for many chunks rather than for few.
 constexpr double kDegreeTolerance = 0.01;
-/// Unequal degrees take 0.6 % longer in the median than forward of the one and backward of the
-/// other take at equal degrees (57 pairs on two H200 and two H100: up to 5 %). Why was not found.
+/// With unequal degrees an iteration takes 0.6 % longer in the median, and up to 5 %, than its
+/// forward and backward phases take at equal degrees (57 pairs on two H200 and two H100). We have
+/// not found the reason.
 constexpr double kUnequalGain = 0.015;
 
 class Calibrator {
@@ -62,11 +63,12 @@ class Calibrator {
 
   Calibration result_;
   CalibrationPoints points_;
-  std::vector<LayerMeasurements> measured_;                ///< of each layer
-  std::vector<std::map<std::int64_t, double>> computing_;  ///< of each layer, seconds by degree
-  std::vector<std::vector<MeasuredPoint>> exchanging_;     ///< of each layer, one behind another
-  Times stamps_;                                           ///< of each layer's computations
-  double exchange_stamp_ = 0;
+  // By layer:
+  std::vector<LayerMeasurements> measured_;
+  std::vector<std::map<std::int64_t, double>> computing_;  // seconds of all computations, by degree
+  std::vector<std::vector<MeasuredPoint>> exchanging_;     // exchanges one behind another
+  std::vector<double> stamps_;  // seconds that a time stamp adds to a computation
+  double exchange_stamp_ = 0;   // and to an exchange
   std::size_t done_ = 0;
 };
 
@@ -76,7 +78,7 @@ void Calibrator::step() {
   if (options_.progress) options_.progress(done_, total);
 }
 
-// Without what a time stamp after each adds to them.
+// Records the times of tasks without what a time stamp after each task adds to them.
 void Calibrator::record_chunks() {
   if (tools_.time_join) {
     const Times joins =
@@ -110,24 +112,20 @@ MeasuredPoint Calibrator::with_join(const Task& task, MeasuredPoint point) const
   return point;
 }
 
-// All computations together.
+// Returns the seconds of all computations together.
 double Calibrator::record_tasks(const MoeLayer& layer, const MeasuredChunks& chunks,
                                 const std::vector<Times>& times) {
   double sum = 0;
   for (TaskId id = 0; id < chunks.graph.size(); ++id) {
     const Task& task = chunks.graph.task(id);
     if (is_exchange(task)) continue;
-    CalibrationRow row{
-        fmt::format("{} {}", to_string(kind_of(task.operation)), to_string(task.phase)), layer.name,
-        group_.size()};
-    if (const auto* expert = std::get_if<ExpertFfn>(&task.operation)) {
-      row.amount = expert_flops(task.operation).count;
+    CalibrationRow row{row_name(task), layer.name, group_.size()};
+    if (const auto expert = expert_of(task)) {
+      row.amount = expert->flops.count;
       row.unit = "flop";
-      const ExpertFit key{
-          expert->dtype, expert->activation, expert->pass, without_rows(expert->gemms), {}};
-      points_.of(key).push_back(with_join(task, record(row, times[id])));
+      points_.of(expert->key).push_back(with_join(task, record(row, times[id])));
     } else {
-      row.amount = memory_traffic(task);
+      row.amount = memory_traffic(task).amount();
       row.unit = "byte";
       points_.passes[memory_pass_of(task).value()].push_back(
           with_join(task, record(row, times[id])));
@@ -137,35 +135,34 @@ double Calibrator::record_tasks(const MoeLayer& layer, const MeasuredChunks& chu
   return sum;
 }
 
-// Both gradients in one task take as long as the two tasks.
+// A task of both gradients takes as long as the tasks of the two gradients.
 void Calibrator::record_backward(const MoeLayer& layer, const MeasuredChunks& chunks,
                                  const std::vector<Times>& times) {
   const TaskGraph& graph = chunks.graph;
   std::map<int, TaskId> inputs;
   for (TaskId id = 0; id < graph.size(); ++id) {
     const Task& task = graph.task(id);
-    const auto* expert = std::get_if<ExpertFfn>(&task.operation);
-    if (expert == nullptr || expert->pass == Pass::Forward) continue;
-    if (expert->pass == Pass::InputGradient) {
+    const auto expert = expert_of(task);
+    if (!expert || expert->key.pass == Pass::Forward) continue;
+    if (expert->key.pass == Pass::InputGradient) {
       inputs[task.chunk] = id;
       continue;
     }
     const TaskId input = inputs.at(task.chunk);
     Times both = times[id];
     for (std::size_t i = 0; i < both.size(); ++i) both[i] += times[input][i];
-    const std::int64_t rows = expert->gemms.front().rows;
     ExpertFit key{layer.dtype,
                   layer.activation,
                   Pass::Backward,
-                  without_rows(layer.gemms(Pass::Backward, rows, group_.size())),
+                  without_rows(layer.gemms(Pass::Backward, expert->rows, group_.size())),
                   {}};
-    const double flops =
-        expert_flops(task.operation).count + expert_flops(graph.task(input).operation).count;
+    const double flops = expert->flops.count + expert_of(graph.task(input))->flops.count;
     points_.of(key).push_back(with_join(graph.task(input), {flops, summarize(both).median}));
   }
 }
 
-// One behind another, between the layer's own buffers: each iteration's mean.
+// Records exchanges one behind another, between the layer's own buffers: the mean of each
+// iteration.
 MeasuredPoint Calibrator::record_exchanges(const MoeLayer& layer, const MeasuredChunks& chunks) {
   double count = 0, bytes = 0;
   Times each(chunks.measured.iterations.size(), 0);
@@ -176,7 +173,7 @@ MeasuredPoint Calibrator::record_exchanges(const MoeLayer& layer, const Measured
     for (std::size_t i = 0; i < each.size(); ++i) {
       each[i] += std::max(times[i] - exchange_stamp_, times[i] / 2);
     }
-    bytes += exchanged_bytes(task.operation).amount();
+    bytes += exchange_bytes(task).amount();
     count += 1;
   }
   for (double& mean : each) mean /= count;
@@ -184,12 +181,12 @@ MeasuredPoint Calibrator::record_exchanges(const MoeLayer& layer, const Measured
                 across(group_, each, Across::Last));
 }
 
-// The points themselves, between which times are interpolated.
+// A table of the points, between which times are interpolated.
 Fit<Bytes> exact(const std::vector<MeasuredPoint>& points) {
   return choose_model<Bytes>(fit_points(points), 0, "");
 }
 
-// With exchanges between nothing but each other.
+// Compares the exchanges in layers with exchanges that nothing but exchanges surrounds.
 void Calibrator::compare_exchanges() {
   if (!tools_.enqueues_ahead) return;
   const Fit<Bytes> by_themselves = exact(points_.all_to_all_queued.at(group_.size()));
@@ -221,8 +218,8 @@ void Calibrator::record_handoffs() {
   }
   points_.handoffs = {parts.handoff_alone, cost_of_each(queued)};
   result_.notes.push_back(fmt::format(
-      "an exchange between computations takes {:.1f} us longer than one that nothing waits for, "
-      "one behind another {:.1f} us",
+      "an exchange between computations takes {:.1f} us longer than one that nothing waits for; an "
+      "exchange behind another one takes {:.1f} us longer",
       1e6 * points_.handoffs.alone, 1e6 * points_.handoffs.queued));
 }
 
@@ -239,7 +236,7 @@ ExtraTime Calibrator::record_handoff(std::size_t of_layer, const MeasuredChunks&
   record({counted == Exchanges::Alone ? "handoff" : "handoff, queued", layers_[of_layer].name,
           group_.size(), extra.count, "exchange"},
          each);
-  result_.rows.back().outliers = 0;  // of what is left of long makespans, not of times
+  result_.rows.back().outliers = 0;  // the times are differences of long makespans
   return extra;
 }
 

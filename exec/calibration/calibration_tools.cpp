@@ -66,7 +66,7 @@ std::vector<Seconds> time_activation(ProcessGroup& group, const MoeLayer& layer,
   return times;
 }
 
-// A computing task that takes a while, then an exchange that waits for it on its own stream.
+// A computation that takes a while, and an exchange that waits for it on another stream.
 TaskGraph exchange_after_work(int ranks) {
   TaskGraphBuilder builder("exchange-after-work", ranks);
   const TaskId work = builder.append({0, 0, Phase::Forward, Stream::Compute, Gate{}});
@@ -81,7 +81,7 @@ std::vector<Seconds> time_all_to_all(const ExecutorOptions& options, ProcessGrou
   const std::int64_t ranks = group.size();
   const auto floats = per_rank.count / static_cast<std::int64_t>(sizeof(float));
   std::vector<std::int64_t> parts(static_cast<std::size_t>(ranks), floats / ranks);
-  parts.front() += floats % ranks;  // rank 0 gets the odd ones
+  parts.front() += floats % ranks;  // rank 0 gets the remainder
   const std::vector<float> send = random_floats(floats);
   const std::vector<std::int64_t> received(parts.size(),
                                            parts[static_cast<std::size_t>(group.rank())]);

@@ -20,7 +20,7 @@ using cuda::Element;
 
 constexpr int kWarmUp = 3;
 
-// Not zeros, with which a device computes faster.
+// Random numbers, because a device computes faster with zeros.
 DeviceBuffer filled(std::size_t bytes, Element element,
                     const cuda::DeviceAllocator& allocator = {}) {
   DeviceBuffer buffer = allocator ? allocator(bytes) : DeviceBuffer(bytes);
@@ -34,18 +34,19 @@ DeviceBuffer filled(std::size_t bytes, Element element,
   return buffer;
 }
 
-// Times of `give`, which is captured unless it waits for the device itself. Timed behind another
-// one, during which the host gives this one, and behind what `align` gives.
-template <class Give, class Align>
-std::vector<Seconds> time_on_stream(ProcessGroup& group, bool capture, int repeats, Give give,
+// Times the work that `enqueue` enqueues, which is captured unless it waits for the device itself.
+// Another run of the work precedes it, so that the host can enqueue this one meanwhile, and then
+// what `align` enqueues.
+template <class Enqueue, class Align>
+std::vector<Seconds> time_on_stream(ProcessGroup& group, bool capture, int repeats, Enqueue enqueue,
                                     Align align) {
   const cuda::Stream stream;
   cuda::Event begin(cuda::Event::Timing::On), end(cuda::Event::Timing::On);
   align(stream.get());
-  give(stream.get());
+  enqueue(stream.get());
   stream.synchronize();
   cuda::Graph graph;
-  if (capture) graph = cuda::Graph::capture(stream, [&] { give(stream.get()); });
+  if (capture) graph = cuda::Graph::capture(stream, [&] { enqueue(stream.get()); });
   std::vector<Seconds> times;
   for (int i = -kWarmUp; i < repeats; ++i) {
     group.barrier();
@@ -58,7 +59,7 @@ std::vector<Seconds> time_on_stream(ProcessGroup& group, bool capture, int repea
     if (capture) {
       graph.launch(stream);
     } else {
-      give(stream.get());
+      enqueue(stream.get());
     }
     end.record(stream);
     end.synchronize();
@@ -99,13 +100,13 @@ std::vector<Seconds> time_gemm(ProcessGroup& group, const CudaOptions& options, 
       [](cudaStream_t) {});
 }
 
-// Exchanges of which each but the first is queued.
+// Exchanges in a row; all but the first are queued.
 constexpr int kQueue = 5;
-// What is computed before them, as something is in an iteration, and after.
+// The computation before and after them, as in an iteration.
 constexpr std::chrono::microseconds kAround{20};
-constexpr Seconds kLeast{1e-6};  // that an exchange takes: timers tick
+constexpr Seconds kLeast{1e-6};  // for one exchange, because timers have a resolution
 
-// As in a layer, on a stream of their own between computations.
+// Exchanges run as in a layer: on a stream of their own, between computations.
 ExchangeTimes time_all_to_all(CudaCommunicator& communicator, ProcessGroup& group, Bytes per_rank,
                               int repeats) {
   const std::int64_t ranks = group.size();
@@ -130,7 +131,8 @@ ExchangeTimes time_all_to_all(CudaCommunicator& communicator, ProcessGroup& grou
           for (int i = 0; i < count; ++i) communicator.exchange(exchange, communication, {});
           if (communicator.awaits()) {
             if (count > 0) communicator.await(count - 1, stream);
-            cuda::pause(kAround, stream);  // what has arrived need not wait for what leaves
+            cuda::pause(kAround,
+                        stream);  // runs once rows have arrived, even if own rows still leave
           }
           join.record(communication);
           join.block(stream);
@@ -149,8 +151,9 @@ ExchangeTimes time_all_to_all(CudaCommunicator& communicator, ProcessGroup& grou
   return times;
 }
 
-// A chain of short computations, each of which waits for an exchange that is long done and has one
-// wait for it, against the same computations and exchanges that do not wait for each other.
+// Compares a chain of short computations, each of which waits for an exchange that finished long
+// ago and has another exchange wait for it, with the same computations and exchanges without such
+// waits.
 std::vector<Seconds> time_join(CudaCommunicator& communicator, ProcessGroup& group, int repeats) {
   constexpr std::size_t kComputations = 8;
   constexpr std::chrono::microseconds kComputation{2}, kAllExchanges{1000};

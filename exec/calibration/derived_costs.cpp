@@ -11,7 +11,7 @@
 namespace pipemoe::exec {
 namespace {
 
-/// The share of a stream's time for which streams must meet at least; less tells nothing.
+/// Streams must meet for this share of a stream's time; less says nothing.
 constexpr double kLeastMet = 1.0 / 64;
 
 template <class Which>
@@ -92,7 +92,7 @@ ExtraTime handoff_time(const TaskGraph& chain, double makespan, const ChainParts
     const Task& task = chain.task(id);
     if (!is_exchange(task)) continue;
     const bool queued = is_exchange(chain.task(before));
-    const Bytes bytes = exchanged_bytes(task.operation);
+    const Bytes bytes = exchange_bytes(task);
     const double by_itself = (queued ? parts.queued(bytes) : parts.alone(bytes)).count();
     extra.seconds -= parts.in_layer.at(bytes) * by_itself;
     if (queued == (counted == Exchanges::Queued)) {

@@ -217,26 +217,39 @@ std::optional<MemoryPass> memory_pass_of(const Task& task) {
   return std::nullopt;
 }
 
-double memory_traffic(const Task& task) {
-  if (const auto* gate = std::get_if<Gate>(&task.operation)) return gate->traffic.amount();
-  if (const auto* permute = std::get_if<Permute>(&task.operation)) return permute->traffic.amount();
-  return std::get<Unpermute>(task.operation).traffic.amount();
+Bytes memory_traffic(const Task& task) {
+  if (const auto* gate = std::get_if<Gate>(&task.operation)) return gate->traffic;
+  if (const auto* permute = std::get_if<Permute>(&task.operation)) return permute->traffic;
+  return std::get<Unpermute>(task.operation).traffic;
+}
+
+std::string row_name(const Task& task) {
+  return to_string(kind_of(task.operation)) + " " + to_string(task.phase);
+}
+
+std::optional<MeasuredExpert> expert_of(const Task& task) {
+  const auto* expert = std::get_if<ExpertFfn>(&task.operation);
+  if (expert == nullptr) return std::nullopt;
+  return MeasuredExpert{
+      {expert->dtype, expert->activation, expert->pass, without_rows(expert->gemms), {}},
+      expert->gemms.front().rows,
+      expert_flops(task.operation)};
 }
 
 bool is_expert(const Task& task, Pass pass) {
-  const auto* expert = std::get_if<ExpertFfn>(&task.operation);
-  return expert != nullptr && (expert->pass == Pass::Forward) == (pass == Pass::Forward);
+  const auto expert = expert_of(task);
+  return expert && (expert->key.pass == Pass::Forward) == (pass == Pass::Forward);
 }
 
 bool is_beside_experts(const Task& task, Pass pass) {
   return is_exchange(task) && (task.phase == Phase::Backward) == (pass == Pass::Forward);
 }
 
+Bytes exchange_bytes(const Task& task) { return exchanged_bytes(task.operation); }
+
 Bytes largest_exchange(const TaskGraph& graph) {
   Bytes largest;
-  for (const Task& task : graph.tasks()) {
-    largest = std::max(largest, exchanged_bytes(task.operation));
-  }
+  for (const Task& task : graph.tasks()) largest = std::max(largest, exchange_bytes(task));
   return largest;
 }
 

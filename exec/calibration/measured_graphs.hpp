@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 
 #include "models/cluster.hpp"
 #include "models/layer.hpp"
@@ -39,16 +40,29 @@ TaskGraph experts_then_exchanges(const MoeLayer& layer, std::int64_t num_ranks,
 /// Whether a computation of a layer's graph waits for an exchange.
 bool waits_for_exchange(const Task& task);
 
-/// What a task that moves memory is called in a profile; null for all other tasks.
+/// The name of a task in tables: "expert forward", ...
+std::string row_name(const Task& task);
+
+/// The name of a task that moves memory in a profile; null for all other tasks.
 std::optional<MemoryPass> memory_pass_of(const Task& task);
-/// Bytes that it reads and writes. Requires memory_pass_of().
-double memory_traffic(const Task& task);
+/// The bytes that it reads and writes. Requires memory_pass_of().
+Bytes memory_traffic(const Task& task);
+
+/// What an expert's task computes; null for all other tasks.
+struct MeasuredExpert {
+  ExpertFit key;  ///< without a fit
+  std::int64_t rows = 0;
+  Flops flops;
+};
+std::optional<MeasuredExpert> expert_of(const Task& task);
 
 /// Whether the task is an expert of the forward pass, or of the backward phase for Pass::Backward.
 bool is_expert(const Task& task, Pass pass);
 /// Whether the task is an exchange that runs beside such experts in experts_under_exchanges.
 bool is_beside_experts(const Task& task, Pass pass);
 
+/// The bytes that a rank sends in an exchange; 0 for all other tasks.
+Bytes exchange_bytes(const Task& task);
 /// The most bytes that a rank sends in one exchange of the graph.
 Bytes largest_exchange(const TaskGraph& graph);
 

@@ -130,7 +130,7 @@ namespace {
 /// to 76 %, exchanges by 40 %), and for small's exchanges by copy engines (6 %); for other layers
 /// they differ by up to 3 %.
 constexpr double kUncertain = 0.04;
-/// A line is used where it is this close to every point; otherwise the points are.
+/// A fit is a line if the line is this close to every point; otherwise it is a table.
 constexpr double kLineTolerance = 0.03;
 
 std::string source(const std::string& what, const CalibrateOptions& options, int ranks) {
