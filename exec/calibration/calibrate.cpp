@@ -5,9 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <map>
-#include <optional>
 #include <utility>
 
 #include "exec/calibration/derived_costs.hpp"
@@ -16,7 +14,6 @@
 #include "exec/calibration/profile.hpp"
 #include "exec/graph_runner.hpp"
 #include "models/error.hpp"
-#include "models/version.hpp"
 
 namespace pipemoe::exec {
 namespace {
