@@ -45,7 +45,7 @@ class EmulatedLink final : public Communicator {
  private:
   using Clock = std::chrono::steady_clock;
 
-  // Until `time` after `start`, however long, with a look at `stop` now and then.
+  // Waits until `time` after `start`, and looks at `stop` now and then.
   static void wait(Clock::time_point start, Seconds time, const std::stop_token& stop) {
     constexpr Seconds kLook{20e-3};
     for (Seconds passed{}; passed < time; passed = Clock::now() - start) {
@@ -59,7 +59,7 @@ class EmulatedLink final : public Communicator {
   std::unique_ptr<Communicator> real_;
 };
 
-// The number at the beginning of `text` and what follows it.
+// The number at the start of `text`, and the rest of it.
 std::optional<std::pair<double, std::string_view>> leading_number(std::string_view text) {
   double value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);

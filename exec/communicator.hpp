@@ -1,4 +1,4 @@
-// Rows between ranks.
+// Moves rows between CPU ranks.
 #pragma once
 
 #include <cstdint>
@@ -11,8 +11,8 @@
 
 namespace pipemoe::exec {
 
-/// One rank's part of an all-to-all with uneven counts. Both buffers hold the parts of ranks 0, 1,
-/// ... one after another; counts are in floats, by rank, this rank's own part included.
+/// One rank's side of an all-to-all with uneven counts. Both buffers hold the parts of ranks 0, 1,
+/// ... one after another. Counts are in floats, by rank, and include this rank's own part.
 struct Exchange {
   std::span<const float> send;
   std::span<const std::int64_t> send_counts;
@@ -20,24 +20,24 @@ struct Exchange {
   std::span<const std::int64_t> receive_counts;
 };
 
-/// Joins all ranks of a group, which call exchange() equally often and in one order. Each stream
-/// has one of its own: used by one thread at a time.
+/// Joins all ranks of a group, which call exchange() equally often and in the same order. Each
+/// stream has its own communicator, so one thread at a time uses it.
 class Communicator {
  public:
   virtual ~Communicator() = default;
 
-  /// Returns when this rank has sent and received everything; waits without holding its core.
+  /// Returns when this rank has sent and received everything. Waits without occupying its core.
   /// Throws RunError when a rank fails, on `stop`, and on a time-out that the communicator sets.
   virtual void exchange(const Exchange& exchange, std::stop_token stop) = 0;
 };
 
-/// For a group of one rank: a copy.
+/// Copies, for a group of one rank.
 std::unique_ptr<Communicator> copy_communicator();
 
-/// A slower link than the real one: an exchange takes at least alpha + beta * n of the larger of
-/// what this rank sends and what it receives.
+/// A link slower than the real one. An exchange takes at least alpha + beta * n, where n is what
+/// this rank sends or what it receives, whichever is more.
 using Link = AlphaBeta<Bytes>;
-/// "alpha=1ms,beta=1e-9": a time with a unit (s, ms, us) and seconds per byte, both >= 0.
+/// Reads "alpha=1ms,beta=1e-9": a time with a unit (s, ms, us) and seconds per byte, both >= 0.
 /// Throws InputError.
 Link parse_link(const std::string& text);
 std::string to_string(const Link& link);

@@ -23,7 +23,7 @@ enum class Tensor : std::uint32_t {
 
 constexpr std::int64_t kBlock = std::int64_t{1} << 20;
 
-/// Normal numbers for one block of a tensor, which has a generator of its own.
+/// One block of a tensor, which gets normal numbers from a generator of its own.
 struct Block {
   Tensor tensor;
   std::int64_t part;   ///< rank or expert, below 2^20
@@ -32,7 +32,7 @@ struct Block {
   std::span<float> values;
 };
 
-// To the nearest value that bf16 has, ties to even.
+// Rounds to the nearest value that bf16 can hold, ties to even.
 void round_to_bf16(std::span<float> values) {
   for (float& value : values) {
     const auto bits = std::bit_cast<std::uint32_t>(value);
@@ -51,7 +51,7 @@ void draw(const Block& block, std::uint64_t seed, Dtype dtype) {
   if (dtype == Dtype::Bf16 && block.tensor != Tensor::Gate) round_to_bf16(block.values);
 }
 
-// On as many threads as there are cores for this process.
+// Uses as many threads as this process has cores.
 void draw_all(const std::vector<Block>& blocks, std::uint64_t seed, Dtype dtype) {
   std::atomic<std::size_t> next = 0;
   const auto work = [&] {
@@ -66,7 +66,7 @@ void draw_all(const std::vector<Block>& blocks, std::uint64_t seed, Dtype dtype)
 
 class Blocks {
  public:
-  /// A tensor of `count` equal parts, of which the first is number `first`.
+  /// Adds a tensor of `count` equal parts, numbered from `first`.
   void add(Tensor tensor, std::int64_t first, std::int64_t count, std::int64_t size, double scale,
            std::vector<float>& values) {
     values.resize(static_cast<std::size_t>(count * size));

@@ -1,4 +1,4 @@
-// The numbers that an MoE layer runs on: drawn from a seed, the same whatever the number of ranks.
+// The numbers of an MoE layer: what it runs on, drawn from a seed, and what it computes.
 #pragma once
 
 #include <cstdint>
@@ -12,10 +12,10 @@ namespace pipemoe::exec {
 struct DataOptions {
   std::uint64_t seed = 1;
   bool biases = true;
-  /// Added to the first coordinate of expert 0's gate row, and every token's first coordinate is 1:
-  /// from about 2 on most tokens choose expert 0.
+  /// If not 0, it is added to the first coordinate of expert 0's gate row, and the first coordinate
+  /// of every token is 1. From about 2 on, most tokens choose expert 0.
   double skew = 0;
-  double auxiliary_loss_weight = 0;  ///< of each rank's load-balancing loss, in the gradients
+  double auxiliary_loss_weight = 0;  ///< weight of each rank's load-balancing loss
   bool operator==(const DataOptions&) const = default;
 };
 
@@ -32,9 +32,24 @@ struct LayerData {
   kernels::ExpertWeights weights() const { return {first, first_bias, second, second_bias}; }
 };
 
-/// Normal numbers, for a bf16 layer ones that bf16 has (the gate's weight is fp32 always); weights
-/// are scaled so that no step's output grows with the dimensions.
-/// Requires experts that divide over the ranks.
+/// What one rank computed in one iteration. The gate's gradient is that of this rank's tokens;
+/// training sums it over the ranks together with those of other replicated weights.
+struct LayerResults {
+  std::vector<std::int32_t> experts;  ///< [tokens, top_k]
+  std::vector<float> output;          ///< [tokens, model_dim]
+  std::vector<float> input_gradient;  ///< [tokens, model_dim]
+  std::vector<float> gate_gradient;   ///< [num_experts, model_dim]
+  std::vector<float> first_gradient;  ///< as LayerData::first, and so on
+  std::vector<float> first_bias_gradient;
+  std::vector<float> second_gradient;
+  std::vector<float> second_bias_gradient;
+  bool operator==(const LayerResults&) const = default;
+};
+
+/// Draws normal numbers. The whole layer's numbers do not depend on how many ranks share them. A
+/// bf16 layer gets numbers that bf16 can hold, except for the gate's weight, which is always fp32.
+/// Weights are scaled so that no step's output grows with the dimensions.
+/// Requires num_experts % num_ranks == 0.
 LayerData draw_data(const MoeLayer& layer, int num_ranks, int rank, const DataOptions& options);
 
 }  // namespace pipemoe::exec

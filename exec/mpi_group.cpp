@@ -1,5 +1,4 @@
 // The only file that includes <mpi.h>.
-#include "exec/mpi_group.hpp"
 
 #include <fmt/core.h>
 #include <mpi.h>
@@ -12,6 +11,7 @@
 #include <thread>
 #include <utility>
 
+#include "exec/process_group.hpp"
 #include "models/error.hpp"
 
 namespace pipemoe::exec {
@@ -32,7 +32,7 @@ int checked_int(std::int64_t value) {
   return static_cast<int>(value);
 }
 
-/// Counts and displacements as MPI wants them.
+/// Counts and displacements in the form that MPI needs.
 struct Parts {
   std::vector<int> counts, begins;
 
@@ -46,9 +46,9 @@ struct Parts {
   }
 };
 
-/// Waits for `request`, which makes progress only when tested: between tests it sleeps, for the
-/// computing thread may need the core. (It never yields: that gives the core away for a whole
-/// time slice, milliseconds.)
+/// Waits for `request`, which makes progress only when tested. Sleeps between tests, because the
+/// computing thread may need the core. Never yields, because that gives the core away for a whole
+/// time slice of milliseconds.
 void wait_politely(MPI_Request& request, std::chrono::seconds timeout,
                    const std::stop_token& stop) {
   using Clock = std::chrono::steady_clock;
@@ -106,7 +106,7 @@ int size_of_comm(MPI_Comm comm) {
   return size;
 }
 
-// SimGrid's library has functions of the same names, for programs that it simulates.
+// SimGrid's library has functions of the same names for the programs that it simulates.
 void check_is_open_mpi() {
   char version[MPI_MAX_LIBRARY_VERSION_STRING] = "";
   int length = 0;
@@ -118,7 +118,7 @@ void check_is_open_mpi() {
 
 class MpiGroup final : public ProcessGroup {
  public:
-  /// `world`: MPI is initialised, and finalised with this group.
+  /// `world`: MPI has been initialised, and this group finalises it.
   MpiGroup(MPI_Comm comm, bool world)
       : ProcessGroup(rank_in(comm), size_of_comm(comm)), comm_(comm), world_(world) {
     check_mpi(MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");

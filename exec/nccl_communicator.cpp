@@ -5,7 +5,7 @@
 #include <cstdio>
 #include <utility>
 
-#include "exec/device_communicator.hpp"
+#include "exec/cuda_communicator.hpp"
 #include "kernels/cuda.hpp"
 #include "kernels/device_pause.hpp"
 #include "models/error.hpp"
@@ -19,7 +19,7 @@ void check(ncclResult_t status, Where at = Where::here()) {
       fmt::format("NCCL: {}: {}", ncclGetErrorString(status), ncclGetLastError(nullptr)), at);
 }
 
-// For destructors, which may not throw.
+// For destructors, which must not throw.
 void log_failure(ncclResult_t status, const char* what) noexcept {
   if (status == ncclSuccess || status == ncclInProgress) return;
   std::fprintf(stderr, "pipemoe: %s: NCCL: %s\n", what, ncclGetErrorString(status));
@@ -37,7 +37,7 @@ int loaded_version() {
   return version;
 }
 
-// Rank 0's, on every rank.
+// Rank 0 makes the id, and every rank gets it.
 ncclUniqueId common_id(ProcessGroup& group) {
   ncclUniqueId id{};
   if (group.rank() == 0) check(ncclGetUniqueId(&id));
@@ -74,7 +74,7 @@ class Comm {
   ncclComm_t comm_ = nullptr;
 };
 
-class NcclCommunicator : public DeviceCommunicator {
+class NcclCommunicator : public CudaCommunicator {
  public:
   NcclCommunicator(ProcessGroup& group, ncclConfig_t config)
       : comm_(std::make_shared<Comm>(group, config)) {}
@@ -92,7 +92,7 @@ class NcclCommunicator : public DeviceCommunicator {
   const std::shared_ptr<Comm>& shared() const { return comm_; }
 
  private:
-  // A sum waits for the last rank.
+  // An all-reduce waits for the last rank.
   void meet(cudaStream_t stream) {
     check(ncclAllReduce(word_.data(), word_.data(), 1, ncclFloat, ncclSum, comm(), stream));
   }
@@ -182,7 +182,7 @@ void* allocate(std::size_t bytes) {
   return memory;
 }
 
-// Memory of NCCL's, which every rank registers at the same time.
+// Memory that NCCL allocates and that every rank registers at the same time.
 class Window {
  public:
   Window(std::shared_ptr<Comm> comm, std::size_t bytes)
@@ -243,11 +243,11 @@ void check_zero_cta(int nccl_version) {
 
 void check_zero_cta() { check_zero_cta(std::min(NCCL_VERSION_CODE, loaded_version())); }
 
-std::unique_ptr<DeviceCommunicator> nccl_communicator(ProcessGroup& group, int ctas) {
+std::unique_ptr<CudaCommunicator> nccl_communicator(ProcessGroup& group, int ctas) {
   return std::make_unique<GroupedSendReceive>(group, ctas);
 }
 
-std::unique_ptr<DeviceCommunicator> nccl_zero_cta_communicator(ProcessGroup& group) {
+std::unique_ptr<CudaCommunicator> nccl_zero_cta_communicator(ProcessGroup& group) {
   check_zero_cta();
 #if NCCL_VERSION_CODE >= 22800
   return std::make_unique<SymmetricAllToAll>(group);

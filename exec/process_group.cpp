@@ -7,7 +7,6 @@
 #include <cstdlib>
 #include <limits>
 
-#include "exec/mpi_group.hpp"
 #include "models/error.hpp"
 
 namespace pipemoe::exec {
@@ -56,8 +55,8 @@ std::vector<std::string> all_gather(ProcessGroup& group, const std::string& mine
   return texts;
 }
 
-// Rank by rank with rank 0, through gathers that all join: slower than a ping-pong between two, but
-// the shortest of many is as good.
+// All ranks join each gather. That is slower than a ping-pong with rank 0, but the shortest of many
+// trips is as good.
 Seconds clock_offset(ProcessGroup& group) {
   constexpr int kTrips = 40;
   double offset = 0, shortest = std::numeric_limits<double>::infinity();

@@ -1,4 +1,4 @@
-// The ranks of one run: how many, how they agree, and how one of them ends them all.
+// The ranks of one run: how many there are, how they agree, and how one of them ends them all.
 #pragma once
 
 #include <cstddef>
@@ -14,8 +14,8 @@
 
 namespace pipemoe::exec {
 
-/// Every member is called by all ranks alike ("collective") unless it says otherwise, and by one
-/// thread at a time. What a rank says to others it says in this process's byte order.
+/// All ranks call each member alike ("collective") unless it says otherwise, one thread at a time.
+/// Bytes travel in this process's byte order.
 class ProcessGroup {
  public:
   virtual ~ProcessGroup() = default;
@@ -26,13 +26,13 @@ class ProcessGroup {
   virtual std::string name() const = 0;
 
   virtual void barrier() = 0;
-  /// Every rank's bytes, by rank; their numbers may differ.
+  /// The bytes of every rank, by rank; their sizes may differ.
   virtual std::vector<std::vector<std::byte>> all_gather(std::span<const std::byte> mine) = 0;
-  /// A communicator of its own for a stream.
+  /// A new communicator, for one stream.
   virtual std::unique_ptr<Communicator> communicator() = 0;
-  /// Ranks 0..ranks-1 as a group; null on the others. Requires 1 <= ranks <= size().
+  /// A group of ranks 0..ranks-1; null on the other ranks. Requires 1 <= ranks <= size().
   virtual std::unique_ptr<ProcessGroup> first(int ranks) = 0;
-  /// Ends every rank's process with this exit code; not collective.
+  /// Ends the processes of all ranks with this exit code. Not collective.
   [[noreturn]] virtual void abort(int exit_code) = 0;
 
  protected:
@@ -52,11 +52,14 @@ bool built_with_mpi();
 /// A group of this process alone.
 std::unique_ptr<ProcessGroup> single_process();
 
-/// All ranks that the launcher started; single_process() where there is none. At most once in a
-/// process. Throws InputError under a launcher of several ranks when this build has no MPI.
+/// All ranks that the launcher started; single_process() if there is no launcher. At most once in a
+/// process. Throws InputError under a launcher if this build has no MPI.
 std::unique_ptr<ProcessGroup> join_ranks();
 
-/// `value` of every rank, by rank. T: trivially copyable.
+/// The ranks of MPI_COMM_WORLD. In a build without MPI throws InputError.
+std::unique_ptr<ProcessGroup> join_mpi();
+
+/// The value of every rank, by rank. T must be trivially copyable.
 template <class T>
 std::vector<T> all_gather(ProcessGroup& group, const T& value) {
   std::vector<T> values;
@@ -66,7 +69,7 @@ std::vector<T> all_gather(ProcessGroup& group, const T& value) {
   return values;
 }
 
-/// All values of every rank, by rank.
+/// The values of every rank, by rank.
 template <class T>
 std::vector<std::vector<T>> all_gather(ProcessGroup& group, const std::vector<T>& mine) {
   std::vector<std::vector<T>> all;
@@ -79,8 +82,8 @@ std::vector<std::vector<T>> all_gather(ProcessGroup& group, const std::vector<T>
 
 std::vector<std::string> all_gather(ProcessGroup& group, const std::string& mine);
 
-/// What to add to this rank's steady clock to read rank 0's: the middle of the shortest of many
-/// round trips. 0 on rank 0.
+/// What to add to this rank's steady clock to get rank 0's time, measured in the middle of the
+/// shortest of many round trips. 0 on rank 0. Collective.
 Seconds clock_offset(ProcessGroup& group);
 
 }  // namespace pipemoe::exec

@@ -18,7 +18,7 @@ void append(const std::vector<float>& from, Doubles& to) {
   to.insert(to.end(), from.begin(), from.end());
 }
 
-// Every rank's numbers, drawn again.
+// The numbers of all ranks, drawn again.
 struct Everything {
   kernels::ReferenceParameters parameters;
   Doubles input, output_gradient;
@@ -65,7 +65,7 @@ double relative_error(const Doubles& a, const Doubles& b) {
   return norm < 1e-24 ? std::sqrt(error) : std::sqrt(error / norm);
 }
 
-// The ranks' routing must be the reference's unless two probabilities were as good as equal.
+// The ranks' routing must equal the reference's unless two probabilities are nearly equal.
 void check_routing(const kernels::ReferenceLayer& reference, const Everything& all,
                    const std::vector<std::int32_t>& experts) {
   double gap = 0;
@@ -77,6 +77,8 @@ void check_routing(const kernels::ReferenceLayer& reference, const Everything& a
 }
 
 }  // namespace
+
+double tolerance(Dtype dtype) { return dtype == Dtype::Fp32 ? 1e-5 : 1e-2; }
 
 std::vector<TensorError> verify(const MoeLayer& layer, const DataOptions& options,
                                 const LayerResults& results, ProcessGroup& group) {

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "exec/calibrate.hpp"
+#include "exec/calibration/calibrate.hpp"
 
 namespace pipemoe::program {
 

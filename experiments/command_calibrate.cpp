@@ -4,7 +4,8 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
-#include "exec/backends.hpp"
+#include "exec/calibration/calibrate.hpp"
+#include "exec/executor.hpp"
 #include "experiments/calibration_report.hpp"
 #include "experiments/commands.hpp"
 #include "experiments/exec_options.hpp"

@@ -6,9 +6,9 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
-#include "exec/backends.hpp"
+#include "exec/block_state.hpp"
 #include "exec/execute.hpp"
-#include "exec/layer_graph.hpp"
+#include "exec/executor.hpp"
 #include "exec/verify.hpp"
 #include "experiments/commands.hpp"
 #include "experiments/exec_options.hpp"
@@ -80,20 +80,20 @@ void print_text(const Inputs& inputs, const TaskGraph& graph, const Timeline& ti
 // Poisons what an iteration must write, runs one, compares. On rank 0 throws RunError when a tensor
 // is not as the reference says.
 void verify_numerics(const RunOptions& options, const MoeLayer& layer, const TaskGraph& graph,
-                     exec::LayerBackend& backend, exec::ProcessGroup& group, Timeline& timeline) {
-  struct Poisoned final : exec::Backend {
-    exec::LayerBackend& real;
-    explicit Poisoned(exec::LayerBackend& backend) : real(backend) {}
+                     exec::LayerExecutor& executor, exec::ProcessGroup& group, Timeline& timeline) {
+  struct Poisoned final : exec::Executor {
+    exec::LayerExecutor& real;
+    explicit Poisoned(exec::LayerExecutor& executor) : real(executor) {}
     std::string name() const override { return real.name(); }
     std::map<std::string, std::string> versions() const override { return real.versions(); }
-    std::unique_ptr<exec::PreparedGraph> prepare(const TaskGraph& of) override {
+    std::unique_ptr<exec::GraphRunner> prepare(const TaskGraph& of) override {
       auto prepared = real.prepare(of);
       real.poison();
       return prepared;
     }
-  } poisoned(backend);
+  } poisoned(executor);
   exec::execute(graph, poisoned, group, {.warm_up = 0, .repeats = 1});
-  const auto errors = exec::verify(layer, options.exec.backend.data, backend.results(), group);
+  const auto errors = exec::verify(layer, options.exec.backend.data, executor.results(), group);
   const double allowed = exec::tolerance(layer.dtype);
   double largest = 0;
   for (const auto& [tensor, error] : errors) {
@@ -125,7 +125,7 @@ void run_on(exec::ProcessGroup& group, RunOptions options) {
     exec::check_layer(inputs->layer, options.exec.backend, group.size());
     return configuration(options, *inputs, *graph);
   });
-  const auto backend = exec::make_backend(inputs->layer, options.exec.backend, group);
+  const auto executor = exec::make_executor(inputs->layer, options.exec.backend, group);
   Timeline timeline;
   {
     Progress progress("running");
@@ -133,7 +133,7 @@ void run_on(exec::ProcessGroup& group, RunOptions options) {
       if (group.rank() == 0) progress.update(done, total);
     };
     timeline = exec::execute(
-        *graph, *backend, group,
+        *graph, *executor, group,
         {.warm_up = options.exec.warm_up, .repeats = options.exec.repeats, .progress = show});
   }
   timeline.provenance.configuration = configuration(options, *inputs, *graph);
@@ -141,10 +141,10 @@ void run_on(exec::ProcessGroup& group, RunOptions options) {
     timeline.provenance.notes.push_back("link emulated: " +
                                         exec::to_string(*options.exec.backend.link));
   }
-  for (const std::string& note : backend->notes()) timeline.provenance.notes.push_back(note);
+  for (const std::string& note : executor->notes()) timeline.provenance.notes.push_back(note);
   for (const std::string& note : notes) timeline.provenance.notes.push_back(note);
   if (options.verify) {
-    verify_numerics(options, inputs->layer, *graph, *backend, group, timeline);
+    verify_numerics(options, inputs->layer, *graph, *executor, group, timeline);
   }
   if (group.rank() == 0) {
     write_outputs(timeline, options.outputs);

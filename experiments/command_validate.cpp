@@ -8,9 +8,9 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
-#include "exec/backends.hpp"
 #include "exec/execute.hpp"
-#include "exec/statistics.hpp"
+#include "exec/calibration/calibrate.hpp"
+#include "exec/executor.hpp"
 #include "experiments/calibration_report.hpp"
 #include "experiments/commands.hpp"
 #include "experiments/journal.hpp"
@@ -204,13 +204,13 @@ void Run::measure_layer(const Regime& regime, const MoeLayer& layer, const Clust
   for (const ValidationPoint& point : predicted) {
     graphs.push_back(schedule(validation_.schedule, layer, cluster, point.degrees));
   }
-  const auto backend = exec::make_backend(layer, regime.backend, group_);
-  const auto timelines = exec::execute(graphs, *backend, group_,
+  const auto executor = exec::make_executor(layer, regime.backend, group_);
+  const auto timelines = exec::execute(graphs, *executor, group_,
                                        {.warm_up = validation_.warm_up,
                                         .repeats = validation_.repeats,
                                         .rounds = std::min(validation_.repeats, kRounds),
                                         .spans_every = kSpansEvery});
-  for (const auto& [what, version] : backend->versions()) {
+  for (const auto& [what, version] : executor->versions()) {
     std::string& known = versions_[what];
     if (known.find(version) == std::string::npos) known += (known.empty() ? "" : "; ") + version;
   }

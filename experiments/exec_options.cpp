@@ -106,7 +106,7 @@ nlohmann::ordered_json to_json(const ExecOptions& options) {
   return json;
 }
 
-std::optional<std::string> take_exchange_ctas(exec::BackendOptions& backend,
+std::optional<std::string> take_exchange_ctas(exec::ExecutorOptions& backend,
                                               const Cluster& cluster) {
   if (backend.chosen_communicator() != "nccl") return std::nullopt;
   if (!backend.exchange_ctas) backend.exchange_ctas = static_cast<int>(cluster.exchange_ctas);

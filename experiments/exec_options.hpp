@@ -6,13 +6,13 @@
 #include <optional>
 #include <string>
 
-#include "exec/backends.hpp"
+#include "exec/executor.hpp"
 #include "models/cluster.hpp"
 
 namespace pipemoe::program {
 
 struct ExecOptions {
-  exec::BackendOptions backend;
+  exec::ExecutorOptions backend;
   int warm_up = 5;
   int repeats = 20;
 };
@@ -22,7 +22,7 @@ nlohmann::ordered_json to_json(const ExecOptions& options);
 
 /// NCCL's exchanges are limited as those of the profile were, unless the user said otherwise: then
 /// returns a note that says so.
-std::optional<std::string> take_exchange_ctas(exec::BackendOptions& backend,
+std::optional<std::string> take_exchange_ctas(exec::ExecutorOptions& backend,
                                               const Cluster& cluster);
 
 }  // namespace pipemoe::program

@@ -40,7 +40,7 @@ std::vector<MoeLayer> read_layers(ConfigTable& table) {
 
 // What every regime has that does not say otherwise.
 struct Shared {
-  exec::BackendOptions backend;
+  exec::ExecutorOptions backend;
   std::vector<MoeLayer> layers;
 };
 
@@ -90,7 +90,7 @@ Validation read_validation(const std::filesystem::path& file) {
           ? static_cast<int>(root.integer("calibration_repeats", 1, 10000))
           : validation.repeats;
   Shared shared{.layers = read_layers(root)};
-  exec::BackendOptions& backend = shared.backend;
+  exec::ExecutorOptions& backend = shared.backend;
   if (root.has("backend")) backend.backend = root.text("backend");
   if (root.has("communicator")) backend.communicator = root.text("communicator");
   if (root.has("cuda_graph")) backend.cuda_graph = root.boolean("cuda_graph");

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "exec/backends.hpp"
+#include "exec/executor.hpp"
 #include "models/layer.hpp"
 
 namespace pipemoe::program {
@@ -15,7 +15,7 @@ namespace pipemoe::program {
 /// several regimes, which then are ways to choose from.
 struct Regime {
   std::string name;
-  exec::BackendOptions backend;  ///< with the regime's link
+  exec::ExecutorOptions backend;  ///< with the regime's link
   std::vector<MoeLayer> layers;
 };
 

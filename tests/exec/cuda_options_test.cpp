@@ -1,8 +1,8 @@
-// What the CUDA backend refuses, told without a device.
+// What the CUDA executor refuses, tested without a device.
 #include <catch2/catch.hpp>
 
-#include "exec/backends.hpp"
-#include "exec/cuda_backend.hpp"
+#include "exec/cuda_executor.hpp"
+#include "exec/executor.hpp"
 #include "models/error.hpp"
 #include "tests/exec/executed_layer.hpp"
 
@@ -25,8 +25,8 @@ cuda::DeviceLayerShape shape(cuda::Element element) {
           .element = element};
 }
 
-BackendOptions cuda_with(const char* communicator) {
-  BackendOptions options;
+ExecutorOptions cuda_with(const char* communicator) {
+  ExecutorOptions options;
   options.backend = "cuda";
   options.communicator = communicator;
   return options;
@@ -54,26 +54,26 @@ TEST_CASE("rows that are no whole 16-byte units are refused", "[exec][cuda]") {
 TEST_CASE("exchanges of equal parts refuse a dropless layer, and say what takes it",
           "[exec][cuda]") {
   const MoeLayer dropless = prime_layer(2, std::nullopt);
-  const auto check = [&](DeviceExchanges exchanges) {
-    CudaBackend::check(dropless, {.exchanges = exchanges}, 1);
+  const auto check = [&](CudaCommunicatorKind communicator) {
+    CudaExecutor::check(dropless, {.communicator = communicator}, 1);
   };
-  CHECK_THROWS_AS(check(DeviceExchanges::NcclZeroCta), InputError);
-  CHECK_THROWS_WITH(check(DeviceExchanges::NcclZeroCta),
+  CHECK_THROWS_AS(check(CudaCommunicatorKind::NcclZeroCta), InputError);
+  CHECK_THROWS_WITH(check(CudaCommunicatorKind::NcclZeroCta),
                     Contains("nccl-zero-cta") && Contains("dropless") && Contains("use nccl"));
-  CHECK_THROWS_WITH(check(DeviceExchanges::PeerCopy),
+  CHECK_THROWS_WITH(check(CudaCommunicatorKind::PeerCopy),
                     Contains("peer-copy") && Contains("dropless") && Contains("use nccl"));
 }
 
 TEST_CASE("rows can be read as delivered with a capacity only, and on GPUs", "[exec][cuda]") {
-  CHECK_THROWS_WITH(CudaBackend::check(prime_layer(2, std::nullopt), {.packs = false}, 1),
+  CHECK_THROWS_WITH(CudaExecutor::check(prime_layer(2, std::nullopt), {.packs = false}, 1),
                     Contains("--no-pack-rows needs a capacity"));
-  BackendOptions cpu;
+  ExecutorOptions cpu;
   cpu.pack_rows = true;
   CHECK_THROWS_WITH(check_options(cpu), Contains("--pack-rows") && Contains("not cpu"));
 }
 
 TEST_CASE("only NCCL's own kernels take multiprocessors that can be left to them", "[exec][cuda]") {
-  BackendOptions options{.backend = "cuda", .communicator = "peer-copy"};
+  ExecutorOptions options{.backend = "cuda", .communicator = "peer-copy"};
   CHECK_NOTHROW(check_options(options));
   options.exchange_ctas = 8;
   CHECK_THROWS_WITH(check_options(options),
@@ -96,17 +96,17 @@ TEST_CASE("parts of an exchange that must be equal are", "[exec][cuda]") {
 }
 
 TEST_CASE("exchanges are elided on one rank only", "[exec][cuda]") {
-  const CudaOptions options{.exchanges = DeviceExchanges::Elided};
-  CHECK_THROWS_WITH(CudaBackend::check(prime_layer(2, 1.0), options, 2),
+  const CudaOptions options{.communicator = CudaCommunicatorKind::Elided};
+  CHECK_THROWS_WITH(CudaExecutor::check(prime_layer(2, 1.0), options, 2),
                     Contains("on one rank only, not on 2"));
 }
 
-TEST_CASE("the cuda backend has communicators of its own", "[exec][cuda]") {
+TEST_CASE("the CUDA executor has communicators of its own", "[exec][cuda]") {
   for (const char* known : {"staged", "nccl", "nccl-zero-cta", "peer-copy", "elided"}) {
     CHECK_NOTHROW(check_options(cuda_with(known)));
   }
   CHECK_THROWS_WITH(check_options(cuda_with("mpi")), Contains("staged, nccl, nccl-zero-cta"));
-  BackendOptions cpu;
+  ExecutorOptions cpu;
   cpu.communicator = "nccl-zero-cta";
   CHECK_THROWS_WITH(check_options(cpu),
                     Contains("--communicator nccl-zero-cta is for --backend cuda"));

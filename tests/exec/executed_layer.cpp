@@ -30,14 +30,14 @@ MoeLayer prime_layer(std::int64_t top_k, std::optional<double> capacity_factor,
 Executed execute_layer(const MoeLayer& layer, const std::string& schedule_name, Degrees degrees,
                        const exec::DataOptions& data, exec::ProcessGroup& group) {
   const TaskGraph graph = schedule(schedule_name, layer, one_node(group.size()), degrees);
-  exec::CpuBackend backend(layer, {.data = data}, group);
-  const auto prepared = backend.prepare(graph);
+  const auto executor = exec::make_executor(layer, {.data = data}, group);
+  const auto prepared = executor->prepare(graph);
   std::vector<exec::Interval> intervals(graph.size());
   prepared->iterate(exec::Clock::now(), intervals);
-  const exec::LayerResults first = backend.results();
-  backend.poison();
+  const exec::LayerResults first = executor->results();
+  executor->poison();
   prepared->iterate(exec::Clock::now(), intervals);
-  Executed executed{.results = backend.results()};
+  Executed executed{.results = executor->results()};
   executed.same_bits_each_time = executed.results == first;
   for (const auto& error : exec::verify(layer, data, executed.results, group)) {
     executed.largest_error = std::max(executed.largest_error, error.relative_error);

@@ -1,10 +1,10 @@
-// Whole layers on the CPU backend, for tests on one rank and on several.
+// Whole layers on the CPU executor, for tests on one rank and on several.
 #pragma once
 
 #include <string>
 #include <vector>
 
-#include "exec/cpu_backend.hpp"
+#include "exec/executor.hpp"
 #include "exec/process_group.hpp"
 #include "models/cluster.hpp"
 #include "models/schedule.hpp"

@@ -1,5 +1,3 @@
-#include "exec/mpi_group.hpp"
-
 #include <algorithm>
 #include <catch2/catch.hpp>
 #include <chrono>
@@ -9,6 +7,7 @@
 #include <random>
 #include <thread>
 
+#include "exec/process_group.hpp"
 #include "models/error.hpp"
 #include "tests/exec/mpi_ranks.hpp"
 

@@ -125,8 +125,8 @@ TEST_CASE("results on all ranks are the same bits in every run", "[mpi][layer]")
 TEST_CASE("the measured timeline of all ranks is the same on every rank", "[mpi][execute]") {
   const MoeLayer layer = prime_layer(2, 1.25);
   const TaskGraph graph = schedule("pipemoe", layer, one_node(ranks().size()), {2, 3});
-  CpuBackend backend(layer, {.link = parse_link("alpha=1ms,beta=0")}, ranks());
-  const Timeline timeline = execute(graph, backend, ranks(), {.warm_up = 1, .repeats = 5});
+  const auto executor = make_executor(layer, {.link = parse_link("alpha=1ms,beta=0")}, ranks());
+  const Timeline timeline = execute(graph, *executor, ranks(), {.warm_up = 1, .repeats = 5});
   const auto size = static_cast<std::size_t>(ranks().size());
   REQUIRE(timeline.spans.size() == graph.size() * size);
   CHECK(timeline.repeats.size() == 5);

@@ -10,7 +10,7 @@ TEST_CASE("NCCL's exchanges are limited as the profile's were", "[program][run]"
   Cluster cluster;
   cluster.name = "measured";
   cluster.exchange_ctas = 24;
-  exec::BackendOptions backend{.backend = "cuda", .communicator = "nccl"};
+  exec::ExecutorOptions backend{.backend = "cuda", .communicator = "nccl"};
   SECTION("unless the user says otherwise") {
     CHECK_FALSE(take_exchange_ctas(backend, cluster));
     CHECK(backend.exchange_ctas == 24);

@@ -3,8 +3,8 @@
 #include <cmath>
 #include <cstdio>
 
-#include "exec/cpu_backend.hpp"
 #include "exec/execute.hpp"
+#include "exec/executor.hpp"
 #include "models/cluster_io.hpp"
 #include "models/config.hpp"
 #include "models/plan.hpp"
@@ -28,9 +28,9 @@ int main(int, char** argv) {
   const MoeLayer small{
       .tokens_per_rank = 8, .model_dim = 4, .hidden_dim = 8, .num_experts = 2, .top_k = 1};
   const auto ranks = exec::single_process();
-  exec::CpuBackend backend(small, {}, *ranks);
+  const auto executor = exec::make_executor(small, {}, *ranks);
   const Timeline measured =
-      exec::execute(schedule("pipemoe", small, {.nodes = 1, .gpus_per_node = 1}, {2, 2}), backend,
+      exec::execute(schedule("pipemoe", small, {.nodes = 1, .gpus_per_node = 1}, {2, 2}), *executor,
                     *ranks, {.warm_up = 0, .repeats = 1});
   if (measured.makespan() <= Seconds{}) return 1;
   return std::abs(planned / simulated - 1) < 1e-9 ? 0 : 1;

@@ -1,0 +1,175 @@
+#include "exec/calibration/derived_costs.hpp"
+
+#include <algorithm>
+#include <map>
+#include <utility>
+
+#include "exec/calibration/measured_graphs.hpp"
+#include "exec/graph_runner.hpp"
+#include "models/error.hpp"
+
+namespace pipemoe::exec {
+namespace {
+
+/// Streams must meet for this share of a stream's time; less says nothing.
+constexpr double kLeastMet = 1.0 / 64;
+
+template <class Which>
+std::vector<TaskTimes> tasks_of(const TaskGraph& graph, const std::vector<TaskTimes>& iteration,
+                                Which which) {
+  std::vector<TaskTimes> tasks;
+  for (TaskId id = 0; id < graph.size(); ++id) {
+    if (which(graph.task(id))) tasks.push_back(iteration[id]);
+  }
+  return tasks;
+}
+
+Seconds total(const std::vector<TaskTimes>& tasks) {
+  Seconds sum{};
+  for (const TaskTimes& task : tasks) sum += task.duration();
+  return sum;
+}
+
+// The median of `of` over the iterations.
+template <class Of>
+Seconds median_of(const MeasuredChunks& chunks, Of of) {
+  std::vector<Seconds> values;
+  for (const auto& iteration : chunks.measured.iterations) values.push_back(of(iteration));
+  return median(values);
+}
+
+}  // namespace
+
+double cost_of_each(const std::vector<ExtraTime>& measured) {
+  double counts = 0, product = 0;
+  for (const ExtraTime& one : measured) {
+    ensure(one.count > 0 && one.whole > 0, "cost_of_each: a count or a whole is not positive");
+    const double count = one.count / one.whole;
+    counts += count * count;
+    product += count * one.seconds / one.whole;
+  }
+  return counts == 0 ? 0 : product / counts;
+}
+
+std::vector<double> time_stamps(const std::vector<LayerMeasurements>& layers) {
+  std::vector<ExtraTime> all;
+  std::vector<double> stamps;
+  for (const LayerMeasurements& layer : layers) {
+    stamps.push_back(0);
+    if (!layer.computations) continue;
+    const auto& [degree, graph, measured] = *layer.computations;
+    all.push_back({static_cast<double>(graph.size()), median(measured.disturbance).count(),
+                   median(measured.makespans).count()});
+    stamps.back() = cost_of_each({all.back()});
+  }
+  const double most = 2 * std::max(0.0, cost_of_each(all));
+  for (double& stamp : stamps) stamp = std::clamp(stamp, 0.0, most);
+  return stamps;
+}
+
+double exchange_stamp(const std::vector<LayerMeasurements>& layers,
+                      const std::vector<double>& stamps) {
+  std::vector<ExtraTime> all;
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    for (const auto& [degree, graph, measured] : layers[i].grouped) {
+      const double exchanges = static_cast<double>(
+          std::count_if(graph.tasks().begin(), graph.tasks().end(), is_exchange));
+      const double computations = static_cast<double>(graph.size()) - exchanges;
+      all.push_back({exchanges, median(measured.disturbance).count() - computations * stamps[i],
+                     median(measured.makespans).count()});
+    }
+  }
+  return std::max(0.0, cost_of_each(all));
+}
+
+ExtraTime handoff_time(const TaskGraph& chain, double makespan, const ChainParts& parts,
+                       Exchanges counted) {
+  ExtraTime extra{.seconds = makespan - parts.computing, .whole = makespan};
+  for (const auto& awaited : awaited_exchanges(chain)) {
+    extra.seconds -= awaited.empty() ? 0 : parts.join;
+  }
+  for (const auto& [before, id] : chain.dependencies()) {
+    const Task& task = chain.task(id);
+    if (!is_exchange(task)) continue;
+    const bool queued = is_exchange(chain.task(before));
+    const Bytes bytes = exchange_bytes(task);
+    const double by_itself = (queued ? parts.queued(bytes) : parts.alone(bytes)).count();
+    extra.seconds -= parts.in_layer.at(bytes) * by_itself;
+    if (queued == (counted == Exchanges::Queued)) {
+      extra.count += 1;
+    } else if (!queued) {
+      extra.seconds -= parts.handoff_alone;
+    }
+  }
+  return extra;
+}
+
+Seconds both_busy(const std::vector<TaskTimes>& a, const std::vector<TaskTimes>& b) {
+  Seconds both{};
+  for (const TaskTimes& one : a) {
+    for (const TaskTimes& other : b) {
+      const Seconds overlap = std::min(one.end, other.end) - std::max(one.start, other.start);
+      both += std::max(overlap, Seconds{});
+    }
+  }
+  return both;
+}
+
+std::optional<double> slowdown(const StreamTimes& stream) {
+  const Seconds worked_together = stream.alone - (stream.beside - stream.both);
+  if (stream.both < kLeastMet * stream.beside || worked_together <= Seconds{}) return std::nullopt;
+  return stream.both / worked_together;
+}
+
+Contention contention(const LayerMeasurements::Overlap& overlap, Pass pass) {
+  const auto expert = [&](const Task& task) { return is_expert(task, pass); };
+  const auto exchange = [&](const Task& task) { return is_beside_experts(task, pass); };
+  const auto tasks_beside = [&](const auto& iteration, auto which) {
+    return tasks_of(overlap.beside.graph, iteration, which);
+  };
+  const Seconds both = median_of(overlap.beside, [&](const auto& iteration) {
+    return both_busy(tasks_beside(iteration, expert), tasks_beside(iteration, exchange));
+  });
+  const auto times = [&](auto which) {
+    const Seconds alone = median_of(overlap.alone, [&](const auto& iteration) {
+      return total(tasks_of(overlap.alone.graph, iteration, which));
+    });
+    const Seconds beside = median_of(overlap.beside, [&](const auto& iteration) {
+      return total(tasks_beside(iteration, which));
+    });
+    return StreamTimes{alone, beside, both};
+  };
+  return {slowdown(times(expert)), slowdown(times(exchange))};
+}
+
+double spread(const std::vector<SlowdownPoint>& points) {
+  std::map<Bytes, std::vector<double>> by_bytes;
+  for (const SlowdownPoint& point : points) by_bytes[point.in_flight].push_back(point.factor);
+  std::vector<double> spreads;
+  for (const auto& [bytes, factors] : by_bytes) {
+    const Summary summary = summarize(factors);
+    spreads.push_back((summary.maximum - summary.minimum) / summary.median);
+  }
+  return summarize(spreads).median;
+}
+
+Slowdown slowdown_by_bytes(std::vector<SlowdownPoint> points, std::size_t together) {
+  std::sort(points.begin(), points.end(),
+            [](const auto& a, const auto& b) { return a.in_flight < b.in_flight; });
+  const std::size_t groups = std::max<std::size_t>(1, points.size() / together);
+  Slowdown::Points medians;
+  for (std::size_t i = 0; i < groups; ++i) {
+    std::vector<double> bytes, factors;
+    for (std::size_t j = points.size() * i / groups; j < points.size() * (i + 1) / groups; ++j) {
+      bytes.push_back(points[j].in_flight.amount());
+      factors.push_back(points[j].factor);
+    }
+    const double at = std::max(1.0, summarize(bytes).median);
+    const double factor = std::max(1.0, summarize(factors).median);
+    if (medians.empty() || at > medians.back().first) medians.emplace_back(at, factor);
+  }
+  if (medians.size() == 1) return medians.front().second;
+  return Slowdown(std::move(medians));
+}
+
+}  // namespace pipemoe::exec

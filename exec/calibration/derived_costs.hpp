@@ -1,0 +1,85 @@
+// Costs that no task shows by itself: what a time stamp adds, what handing an exchange over to a
+// computation adds, and how much computation and communication slow each other.
+#pragma once
+
+#include <cstddef>
+#include <optional>
+#include <vector>
+
+#include "exec/calibration/measure.hpp"
+#include "models/fit.hpp"
+#include "models/slowdown.hpp"
+#include "models/task_graph.hpp"
+
+namespace pipemoe::exec {
+
+/// By how much `count` things of one kind made a whole longer than the sum of its other parts.
+struct ExtraTime {
+  double count = 0;
+  double seconds = 0;
+  double whole = 0;  ///< seconds
+};
+/// The time of one such thing: a least-squares fit of the extra times, each relative to its whole.
+/// 0 without any. Requires counts and wholes > 0.
+double cost_of_each(const std::vector<ExtraTime>& measured);
+
+/// Seconds that a time stamp adds to a computation, for each layer; 0 if that was not measured. In
+/// a long layer a stamp is smaller than the differences between iterations, so no layer gets more
+/// than twice the cost that explains all layers.
+std::vector<double> time_stamps(const std::vector<LayerMeasurements>& layers);
+
+/// Seconds that a time stamp adds to an exchange behind another one. `stamps`: those of the layers'
+/// computations.
+double exchange_stamp(const std::vector<LayerMeasurements>& layers,
+                      const std::vector<double>& stamps);
+
+/// What is known of a chain, in which no two tasks overlap; in seconds.
+struct ChainParts {
+  double computing = 0;      ///< all its computations by themselves
+  double join = 0;           ///< what waiting for an exchange adds to a computation
+  Fit<Bytes> alone, queued;  ///< exchanges by themselves, and one behind another
+  double handoff_alone = 0;  ///< what an exchange behind a computation takes longer
+  Slowdown in_layer{};       ///< of exchanges in the layer, relative to those by themselves
+};
+/// Alone: exchanges behind a computation. Queued: exchanges behind another exchange.
+enum class Exchanges { Alone, Queued };
+/// What exchanges of one kind add to a chain, beyond exchanges by themselves, if the chain has this
+/// makespan in seconds. Requires at least one such exchange.
+ExtraTime handoff_time(const TaskGraph& chain, double makespan, const ChainParts& parts,
+                       Exchanges counted);
+
+/// How long all tasks of one stream took together.
+struct StreamTimes {
+  Seconds alone{};   ///< while the other stream had nothing to do
+  Seconds beside{};  ///< while the other stream had work; measured in turns with `alone`
+  Seconds both{};    ///< the part of `beside` in which both streams ran a task
+};
+
+/// The slowdown s for which a stream that advances at 1/s while the other is busy takes as long as
+/// it did: alone = (beside - both) + both / s. Null if the streams met for less than a 64th of the
+/// stream's time, or if no s satisfies this.
+std::optional<double> slowdown(const StreamTimes& stream);
+
+/// The time in which a task of `a` and a task of `b` ran at once. Tasks of one stream do not
+/// overlap.
+Seconds both_busy(const std::vector<TaskTimes>& a, const std::vector<TaskTimes>& b);
+
+/// How much the experts of a pass (Backward: both gradients) and the exchanges beside them slowed
+/// each other on this rank, by medians over the iterations. Null if they did not meet.
+struct Contention {
+  std::optional<double> compute, communication;
+};
+Contention contention(const LayerMeasurements::Overlap& overlap, Pass pass);
+
+struct SlowdownPoint {
+  Bytes in_flight;
+  double factor = 1;
+};
+/// Relative spread of the factors at equal byte counts: the median over all byte counts. Requires
+/// points.
+double spread(const std::vector<SlowdownPoint>& points);
+/// Replaces `together` or more points of similar byte counts by their median; a factor below 1
+/// becomes 1. Requires points and together >= 1.
+Slowdown slowdown_by_bytes(std::vector<SlowdownPoint> points, std::size_t together);
+
+}  // namespace pipemoe::exec
