@@ -66,25 +66,30 @@ void print_calibration(const exec::Calibration& calibration) {
   const Cluster& cluster = calibration.cluster;
   fmt::print("profile  {}: {} nodes x {} ranks, {}\n", cluster.name, cluster.nodes,
              cluster.gpus_per_node, cluster.gpu.name);
-  for (const auto& [ranks, fit] : cluster.all_to_all) {
-    print_fit(fmt::format("all_to_all, {} ranks", ranks), fit, "byte");
-  }
-  for (const auto& [ranks, fit] : cluster.all_to_all_queued) {
-    print_fit(fmt::format("all_to_all, {} ranks, queued", ranks), fit, "byte");
-  }
+  const auto collectives = [](const CollectiveFits& fits, const char* what) {
+    for (const auto& [of, fit] : fits) {
+      print_fit(fmt::format("{}, {} ranks{}", to_string(of.first), to_string(of.second), what), fit,
+                "byte");
+    }
+  };
+  collectives(cluster.collectives, "");
+  collectives(cluster.queued_collectives, ", queued");
   for (const auto& [dtype, fit] : cluster.gemm) print_fit("gemm " + to_string(dtype), fit, "flop");
-  for (const auto& [pass, cost] : cluster.passes) {
-    if (const auto* fit = std::get_if<Fit<Bytes>>(&cost)) print_fit(to_string(pass), *fit, "byte");
+  for (const auto& [kernel, cost] : cluster.kernels) {
+    if (const auto* fit = std::get_if<Fit<Bytes>>(&cost)) {
+      print_fit(to_string(kernel), *fit, "byte");
+    }
   }
   for (const ExpertFit& expert : cluster.experts) {
-    const GemmShape& gemm = expert.gemms.front();
+    const GemmShape& gemm = expert.shapes.front();
     print_fit(fmt::format("experts {} x [{}, {}] {}", gemm.groups, gemm.k, gemm.n,
-                          to_string(expert.pass)),
+                          to_string(expert.kind)),
               expert.fit, "flop");
   }
-  if (cluster.overlap) {
+  if (cluster.contention) {
     fmt::print("  together: compute takes {} as long, communication {}\n",
-               times_text(cluster.overlap->compute), times_text(cluster.overlap->communication));
+               times_text(cluster.contention->compute),
+               times_text(cluster.contention->communication));
   }
   print_notes(calibration.notes);
 }

@@ -14,11 +14,9 @@
 #include "experiments/exec_options.hpp"
 #include "experiments/inputs.hpp"
 #include "experiments/ranks.hpp"
-#include "experiments/schedule_options.hpp"
 #include "experiments/terminal.hpp"
 #include "experiments/timeline_report.hpp"
 #include "models/error.hpp"
-#include "models/schedule.hpp"
 #include "models/timeline_io.hpp"
 
 namespace pipemoe::program {
@@ -44,21 +42,25 @@ Inputs read_run_inputs(const RunOptions& options, int num_ranks) {
     }
     return inputs;
   }
-  const ScheduleOptions& schedule = options.schedule;
-  if (schedule.schedule == "pipemoe-deferred") {
-    throw InputError("schedule pipemoe-deferred needs --cluster: its order follows from costs");
+  const Schedule& schedule = find_schedule(options.schedule.schedule);
+  if (schedule.needs_costs) {
+    throw InputError(
+        fmt::format("schedule {} needs --cluster: its order follows from costs", schedule.name));
   }
-  if (schedule_has_degrees(schedule.schedule) &&
-      (!schedule.forward_degree || !schedule.backward_degree)) {
+  const Inputs inputs = read_layer_only(options.inputs, num_ranks);
+  const std::size_t knobs = schedule.knobs(inputs.layer, inputs.cluster, 1).size();
+  const std::size_t given = std::size_t{options.schedule.forward_degree.has_value()} +
+                            std::size_t{options.schedule.backward_degree.has_value()};
+  if (given < knobs) {
     throw InputError(
         "degrees are chosen from a profile: give --cluster, or --forward-degree and "
         "--backward-degree");
   }
-  return read_layer_only(options.inputs, num_ranks);
+  return inputs;
 }
 
 std::string configuration(const RunOptions& options, const Inputs& inputs, const TaskGraph& graph) {
-  const Degrees degrees = exec::degrees_of(graph);
+  const Degrees degrees = degrees_of(graph);
   Json json = Json::parse(inputs.configuration);
   json["schedule"] = graph.schedule();
   json["forward_degree"] = degrees.forward_degree;
@@ -69,7 +71,7 @@ std::string configuration(const RunOptions& options, const Inputs& inputs, const
 }
 
 void print_text(const Inputs& inputs, const TaskGraph& graph, const Timeline& timeline) {
-  const Degrees degrees = exec::degrees_of(graph);
+  const Degrees degrees = degrees_of(graph);
   print_layer(inputs.layer);
   fmt::print("{} on {}\n", timeline.provenance.made_by, timeline.provenance.host);
   fmt::print("schedule {}, degree {} forward, {} backward\n\n", graph.schedule(),
@@ -114,7 +116,8 @@ void run_on(exec::ProcessGroup& group, RunOptions options) {
   agree(group, [&] {
     exec::check_options(options.exec.backend);
     inputs = read_run_inputs(options, group.size());
-    Scheduled scheduled = make_schedule(options.schedule, *inputs);
+    Scheduled scheduled =
+        make_schedule(options.schedule, *inputs, evaluator_at(NetworkLevel::Fitted));
     graph = std::move(scheduled.graph);
     notes = std::move(scheduled.notes);
     if (!options.inputs.cluster.empty()) {

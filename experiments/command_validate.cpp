@@ -8,23 +8,22 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
-#include "exec/execute.hpp"
 #include "exec/calibration/calibrate.hpp"
+#include "exec/execute.hpp"
 #include "exec/executor.hpp"
 #include "experiments/calibration_report.hpp"
 #include "experiments/commands.hpp"
+#include "experiments/inputs.hpp"
 #include "experiments/journal.hpp"
 #include "experiments/ranks.hpp"
 #include "experiments/terminal.hpp"
-#include "experiments/validation_config.hpp"
+#include "experiments/validation.hpp"
 #include "experiments/validation_summary.hpp"
-#include "models/analytic.hpp"
 #include "models/cluster_io.hpp"
 #include "models/config.hpp"
 #include "models/error.hpp"
 #include "models/files.hpp"
-#include "models/plan.hpp"
-#include "models/schedule.hpp"
+#include "models/search.hpp"
 #include "models/timeline_io.hpp"
 
 namespace pipemoe::program {
@@ -50,12 +49,13 @@ std::string from_rank_0(exec::ProcessGroup& group, const std::string& mine) {
   return exec::all_gather(group, group.rank() == 0 ? mine : std::string()).front();
 }
 
-Degrees closed_form_choice(const std::vector<ValidationPoint>& points, const DegreeRule& rule) {
+Degrees closed_form_choice(const std::vector<ValidationPoint>& points,
+                           const Preference& preference) {
   std::vector<TimedDegrees> candidates;
   for (const auto& point : points) {
     candidates.push_back({point.degrees, point.closed_form_makespan});
   }
-  return choose_degrees(candidates, rule);
+  return choose_degrees(candidates, preference);
 }
 
 ValidationPoint with_measurement(ValidationPoint point, const Timeline& measured) {
@@ -163,33 +163,36 @@ Cluster Run::profile_of(const Regime& regime) {
 ValidationPoint Run::predict(const Regime& regime, const MoeLayer& layer, const Cluster& cluster,
                              Degrees degrees) const {
   Cluster apart = cluster;
-  apart.overlap.reset();
-  apart.all_to_all_queued.clear();
-  const TaskGraph graph = schedule(validation_.schedule, layer, cluster, degrees);
-  const Timeline timeline = analytic_timeline(graph, cluster);
+  apart.contention.reset();
+  apart.queued_collectives.clear();
+  const TaskGraph graph = build_graph(validation_.schedule, layer, cluster, degrees);
+  const Timeline timeline = evaluation_at(NetworkLevel::Fitted, Costs(graph, cluster)).timeline;
   ValidationPoint point{regime.name, layer.name, degrees, timeline.forward(), timeline.makespan()};
   point.predicted_hidden = timeline.overlap_ratio();
-  point.closed_form_makespan = analytic_times(graph, CostModel(apart)).makespan();
+  point.closed_form_makespan = evaluate(Costs(graph, apart)).makespan();
   point.limit = makespan_limit(layer, cluster);
   return point;
 }
 
-// At equal degrees, and at those that plan would choose of them, which may differ by phase.
+// At equal degrees, and at those that plan would choose of them, which may differ by pass.
 std::vector<ValidationPoint> Run::predict(const Regime& regime, const MoeLayer& layer,
                                           const Cluster& cluster) const {
   std::vector<ValidationPoint> points;
-  std::vector<DegreeChoice> forward, backward;
+  Preference preference = preference_of(cluster.conditions);
   for (const std::int64_t degree : validation_.degrees) {
     if (degree > layer.slots()) continue;
     points.push_back(predict(regime, layer, cluster, {degree, degree}));
-    forward.push_back({degree, points.back().predicted_forward});
-    backward.push_back({degree, points.back().predicted_backward()});
+    preference.degrees.push_back(degree);
   }
-  const Degrees chosen = choose_degrees(forward, backward, cluster.degrees);
+  preference.max_degree = preference.degrees.back();
+  preference.closed_form = false;
+  const Schedule& schedule = find_schedule(validation_.schedule);
+  const Degrees chosen = degrees_of(
+      build_graph(schedule, layer, cluster, search_choice(schedule, layer, cluster, preference)));
   if (chosen.forward_degree != chosen.backward_degree) {
     points.push_back(predict(regime, layer, cluster, chosen));
   }
-  const Degrees closed_form = closed_form_choice(points, cluster.degrees);
+  const Degrees closed_form = closed_form_choice(points, preference);
   for (ValidationPoint& point : points) {
     point.chosen = point.degrees == chosen;
     point.closed_form_chosen = point.degrees == closed_form;
@@ -202,7 +205,7 @@ void Run::measure_layer(const Regime& regime, const MoeLayer& layer, const Clust
                         const std::vector<ValidationPoint>& predicted) {
   std::vector<TaskGraph> graphs;
   for (const ValidationPoint& point : predicted) {
-    graphs.push_back(schedule(validation_.schedule, layer, cluster, point.degrees));
+    graphs.push_back(build_graph(validation_.schedule, layer, cluster, point.degrees));
   }
   const auto executor = exec::make_executor(layer, regime.backend, group_);
   const auto timelines = exec::execute(graphs, *executor, group_,
@@ -216,7 +219,9 @@ void Run::measure_layer(const Regime& regime, const MoeLayer& layer, const Clust
   }
   for (std::size_t i = 0; i < graphs.size(); ++i) {
     if (keeps_timelines_ && speaks()) {
-      write_timelines(predicted[i], analytic_timeline(graphs[i], cluster), timelines[i]);
+      const Costs costs(graphs[i], cluster);
+      write_timelines(predicted[i], evaluation_at(NetworkLevel::Fitted, costs).timeline,
+                      timelines[i]);
     }
     finished_.push_back(with_measurement(predicted[i], timelines[i]));
     if (speaks()) journal_->append(to_json_line(finished_.back()));

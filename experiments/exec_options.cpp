@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <system_error>
 
+#include "experiments/inputs.hpp"
 #include "models/error.hpp"
 
 namespace pipemoe::program {
@@ -58,7 +59,7 @@ void add_exec_options(CLI::App& command, ExecOptions& options) {
           "Multiprocessors that an exchange of nccl may take, which experts beside it leave to it; "
           "0: NCCL takes what it likes, and experts leave none [run: as the profile has it, else "
           "0]")
-      ->check(CLI::Range(0, kMostExchangeCtas));
+      ->check(CLI::Range(0, exec::kMostExchangeCtas));
   command.add_flag("--tf32", options.backend.tf32, "fp32 products on a GPU may round to TF32");
   command.add_option("--warm-up", options.warm_up, "Iterations before the measured ones")
       ->check(CLI::Range(0, 1000000))
@@ -109,13 +110,14 @@ nlohmann::ordered_json to_json(const ExecOptions& options) {
 std::optional<std::string> take_exchange_ctas(exec::ExecutorOptions& backend,
                                               const Cluster& cluster) {
   if (backend.chosen_communicator() != "nccl") return std::nullopt;
-  if (!backend.exchange_ctas) backend.exchange_ctas = static_cast<int>(cluster.exchange_ctas);
-  if (*backend.exchange_ctas == cluster.exchange_ctas) return std::nullopt;
+  const std::int64_t measured = condition(cluster.conditions, "exchange_ctas", 0);
+  if (!backend.exchange_ctas) backend.exchange_ctas = static_cast<int>(measured);
+  if (*backend.exchange_ctas == measured) return std::nullopt;
   const auto limit = [](std::int64_t ctas) {
     return ctas == 0 ? std::string("without a limit") : fmt::format("limited to {} CTAs", ctas);
   };
   return fmt::format("exchanges are {}, those of profile {} {}", limit(*backend.exchange_ctas),
-                     cluster.name, limit(cluster.exchange_ctas));
+                     cluster.name, limit(measured));
 }
 
 }  // namespace pipemoe::program

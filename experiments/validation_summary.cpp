@@ -74,7 +74,7 @@ ChoiceSummary choice_of(const Points& points) {
   const auto& predicted = best_by(chosen, [](const auto& p) { return p.predicted_makespan; });
   const auto& closed = best_by(chosen_closed, [](const auto& p) { return p.closed_form_makespan; });
   const auto& measured = measured_best(points);
-  const auto choice = [](const ValidationPoint& p) { return Choice{p.regime, p.degrees}; };
+  const auto choice = [](const ValidationPoint& p) { return RegimeChoice{p.regime, p.degrees}; };
   const Seconds best = measured.measured_makespan;
   return {measured.layer,
           choice(predicted),
@@ -113,7 +113,7 @@ Json to_json(const ErrorSummary& errors) {
 
 // The choice of regime and degree.
 std::string choices_text(const std::vector<ChoiceSummary>& choices) {
-  const auto words = [](const Choice& choice) {
+  const auto words = [](const RegimeChoice& choice) {
     return fmt::format("{} at {}", choice.regime, to_string(choice.degrees));
   };
   std::string text =

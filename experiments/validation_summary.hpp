@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "experiments/validation_point.hpp"
+#include "experiments/validation.hpp"
 #include "models/provenance.hpp"
 
 namespace pipemoe::program {
@@ -31,14 +31,14 @@ struct DegreeSummary {
   double hidden = 0;  ///< share of the communication that was hidden at predicted_best, 0..1
 };
 
-/// A regime and degrees for a layer that stands in several regimes.
-struct Choice {
+/// A regime and degrees for a layer that is in several regimes.
+struct RegimeChoice {
   std::string regime;
   Degrees degrees;
 };
 struct ChoiceSummary {
   std::string layer;
-  Choice predicted, closed_form, measured;
+  RegimeChoice predicted, closed_form, measured;
   double regret = 0;              ///< measured time of `predicted` over that of `measured`, - 1
   double regret_closed_form = 0;  ///< the same for what the costs of tasks alone prefer
 };

@@ -1,6 +1,7 @@
 #include "models/search.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <optional>
@@ -102,6 +103,7 @@ class Search {
     if (preference.max_degree < 1) throw InputError("max degree must be at least 1");
     check_fits_ranks(layer, cluster.num_ranks());
     knobs_ = schedule.knobs(layer, cluster, preference.max_degree);
+    keep_preferred_degrees();
     const bool fast = preference.closed_form && evaluator.level == NetworkLevel::Fitted;
     if (fast && schedule.closed_form != nullptr)
       closed_form_ = schedule.closed_form(layer, cluster);
@@ -126,6 +128,19 @@ class Search {
   Plan plan() const;
 
  private:
+  void keep_preferred_degrees() {
+    const std::vector<std::int64_t>& kept = preference_.degrees;
+    if (kept.empty()) return;
+    for (Knob& knob : knobs_) {
+      std::erase_if(knob.values, [&](std::int64_t value) {
+        return std::find(kept.begin(), kept.end(), value) == kept.end();
+      });
+      if (!knob.values.empty()) continue;
+      throw InputError(fmt::format("{}: none of the degrees {} is one that schedule {} can have",
+                                   layer_.name, fmt::join(kept, ", "), schedule_.name));
+    }
+  }
+
   // With the closed form, what a profile was measured on is still asked of each degree's graph.
   void try_all() {
     candidates_.by_pass =
@@ -154,7 +169,7 @@ class Search {
   }
 
   Degrees chosen_degrees() const {
-    if (closed_form_ && preference_.takes_fastest()) {
+    if (closed_form_ && preference_.takes_fastest() && preference_.degrees.empty()) {
       const std::int64_t largest = candidates_.all.back().degrees.forward_degree;
       return {choose_degree(closed_form_->forward, largest).degree,
               choose_degree(closed_form_->backward, largest).degree};

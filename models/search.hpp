@@ -14,7 +14,8 @@ namespace pipemoe {
 /// How a choice is made from predicted times. The default: the fastest.
 struct Preference {
   std::int64_t max_degree = kDefaultMaxDegree;
-  bool equal_degrees = false;  ///< one degree for both passes
+  std::vector<std::int64_t> degrees = {};  ///< the only ones to try, ascending; empty: all
+  bool equal_degrees = false;              ///< one degree for both passes
   /// Share by which times must differ to be told apart: the fewest chunks are chosen among degrees
   /// that are no further from the fastest.
   double tolerance = 0;

@@ -9,7 +9,7 @@ using Catch::Contains;
 TEST_CASE("NCCL's exchanges are limited as the profile's were", "[program][run]") {
   Cluster cluster;
   cluster.name = "measured";
-  cluster.exchange_ctas = 24;
+  cluster.conditions["exchange_ctas"] = std::int64_t{24};
   exec::ExecutorOptions backend{.backend = "cuda", .communicator = "nccl"};
   SECTION("unless the user says otherwise") {
     CHECK_FALSE(take_exchange_ctas(backend, cluster));
@@ -30,7 +30,7 @@ TEST_CASE("NCCL's exchanges are limited as the profile's were", "[program][run]"
     CHECK(backend.exchange_ctas == 0);
   }
   SECTION("a profile without a limit gives none") {
-    cluster.exchange_ctas = 0;
+    cluster.conditions.erase("exchange_ctas");
     CHECK_FALSE(take_exchange_ctas(backend, cluster));
     CHECK(backend.exchange_ctas == 0);
   }

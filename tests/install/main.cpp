@@ -7,8 +7,7 @@
 #include "exec/executor.hpp"
 #include "models/cluster_io.hpp"
 #include "models/config.hpp"
-#include "models/plan.hpp"
-#include "models/schedule.hpp"
+#include "models/search.hpp"
 #include "sim/simulate.hpp"
 
 int main(int, char** argv) {
@@ -19,9 +18,10 @@ int main(int, char** argv) {
                        .hidden_dim = 4096,
                        .num_experts = 64,
                        .top_k = 2};
-  const Plan plan = make_plan(layer, cluster, 2);
-  const TaskGraph graph = schedule("pipemoe", layer, cluster, plan.degrees());
-  const Timeline predicted = sim::simulate(graph, cluster);
+  const Schedule& schedule = find_schedule("pipemoe");
+  const Plan plan = search(schedule, layer, cluster, {.max_degree = 2});
+  const TaskGraph graph = build_graph(schedule, layer, cluster, plan.choice);
+  const Timeline predicted = sim::simulate(graph, cluster, NetworkLevel::Fitted).timeline;
   const double planned = plan.iteration().count(), simulated = predicted.makespan().count();
   std::printf("planned %.6f s, simulated %.6f s\n", planned, simulated);
 
@@ -30,8 +30,8 @@ int main(int, char** argv) {
   const auto ranks = exec::single_process();
   const auto executor = exec::make_executor(small, {}, *ranks);
   const Timeline measured =
-      exec::execute(schedule("pipemoe", small, {.nodes = 1, .gpus_per_node = 1}, {2, 2}), *executor,
-                    *ranks, {.warm_up = 0, .repeats = 1});
+      exec::execute(build_graph("pipemoe", small, {.nodes = 1, .gpus_per_node = 1}, {2, 2}),
+                    *executor, *ranks, {.warm_up = 0, .repeats = 1});
   if (measured.makespan() <= Seconds{}) return 1;
   return std::abs(planned / simulated - 1) < 1e-9 ? 0 : 1;
 }

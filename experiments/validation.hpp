@@ -1,13 +1,40 @@
-// One layer at one pair of degrees, predicted and measured.
+// A validation as a file describes it (layers in regimes of a link, and the degrees to try), and
+// one of its points: a layer at one pair of degrees, predicted and measured.
 #pragma once
 
+#include <cstdint>
+#include <filesystem>
 #include <string>
 #include <vector>
 
-#include "models/task_graph.hpp"
+#include "exec/executor.hpp"
+#include "models/layer.hpp"
+#include "models/schedule.hpp"
 #include "models/units.hpp"
 
 namespace pipemoe::program {
+
+/// Layers over one link: calibrated together, then predicted and measured. A layer may be in
+/// several regimes, which then are ways to choose from.
+struct Regime {
+  std::string name;
+  exec::ExecutorOptions backend;  ///< with the regime's link
+  std::vector<MoeLayer> layers;
+};
+
+struct Validation {
+  std::string name;
+  std::string schedule;
+  std::vector<std::int64_t> degrees;  ///< of both passes; those above a layer's slots not
+  int warm_up = 0;
+  int repeats = 1;              ///< of each measured point
+  int calibration_repeats = 1;  ///< of each calibrated one; where not given, as many
+  std::vector<Regime> regimes;
+  std::string configuration;  ///< the file as JSON
+};
+
+/// Throws InputError.
+Validation read_validation(const std::filesystem::path& file);
 
 struct ValidationPoint {
   std::string regime;
@@ -20,8 +47,8 @@ struct ValidationPoint {
   /// The same from costs of tasks alone: what PipeMoE's closed form T(r) says.
   Seconds closed_form_makespan{};
   double predicted_hidden = 0;  ///< share of the communication, 0..1
-  /// What no schedule undercuts whose chunks are not more efficient than the whole: gate and
-  /// permutations, and in each phase the longer of all exchanges and all experts, in one chunk.
+  /// A lower bound where chunks are no more efficient than the whole: gate and permutations, and
+  /// in each pass the longer of all all-to-alls and all experts, in one chunk.
   Seconds limit{};
   bool chosen = false;              ///< what plan chooses of these degrees
   bool closed_form_chosen = false;  ///< the same by closed_form_makespan
