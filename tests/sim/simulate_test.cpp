@@ -154,6 +154,44 @@ TEST_CASE("a simulation with contention leaves nothing slowed behind it", "[sim]
   }
 }
 
+TEST_CASE("groups of ranks that differ meet at every level", "[sim][groups]") {
+  // Two nodes of two GPUs; ranks 0 and 1 compute for 1 s, ranks 2 and 3 for 3 s, then the ranks of
+  // each node exchange: 2000 bytes each, of which 1000 cross its link in 1 s, start-up 1 s. Then
+  // ranks 0 and 1 compute for 4 s. Fitted, groups are apart: 1 + 2 + 4 s. On a network they move at
+  // once: 3 + 2 + 4 s.
+  Cluster cluster = toy_cluster(2);
+  const PerRank<Seconds> before({Seconds{1}, Seconds{1}, Seconds{3}, Seconds{3}});
+  const PerRank<Seconds> after({Seconds{4}, Seconds{4}, Seconds{0}, Seconds{0}});
+  TaskGraphBuilder builder("test", 4, compute_and_communication());
+  const TaskId gate = builder.append({{.step = Step::Gate}, kComputeQueue, Timed{before}});
+  const Collective exchange{CollectiveKind::AllToAll, {2, 1}, TrafficMatrix::uniform({2000})};
+  const TaskId dispatch = builder.append({{.step = Step::Dispatch}, kCommunicationQueue, exchange});
+  builder.depend(gate, dispatch);
+  builder.depend(dispatch, builder.append({{.step = Step::Expert}, kComputeQueue, Timed{after}}));
+  const TaskGraph graph = std::move(builder).build();
+  for (const NetworkLevel level : kLevels) {
+    CAPTURE(to_string(level));
+    CHECK(makespan(graph, cluster, level).count() ==
+          Approx(level == NetworkLevel::Fitted ? 7 : 9).epsilon(1e-9));
+  }
+}
+
+TEST_CASE("contention counts the bytes that a rank has in flight, not those of other groups",
+          "[sim][contention][groups]") {
+  // The same exchange, at once with computing for 9 s on ranks 0 and 1 and 10 s on the others. At
+  // 2000 bytes in flight computing takes 2 times as long, at 4000 bytes it would 3 times: while
+  // the exchange takes 2 s, 1 s of computing is done; the other 9 s end at 11 s.
+  Cluster cluster = toy_cluster(2);
+  cluster.contention = Contention{Slowdown(Slowdown::Points{{2000, 2}, {4000, 3}}), 1, "test"};
+  const PerRank<Seconds> times({Seconds{9}, Seconds{9}, Seconds{10}, Seconds{10}});
+  const Collective exchange{CollectiveKind::AllToAll, {2, 1}, TrafficMatrix::uniform({2000})};
+  const TaskGraph graph = graph_of(4, {{Timed{times}}, {exchange}});
+  for (const NetworkLevel level : kLevels) {
+    CAPTURE(to_string(level));
+    CHECK(makespan(graph, cluster, level).count() == Approx(11).epsilon(1e-9));
+  }
+}
+
 TEST_CASE("a simulation repeats itself, whatever ran before it", "[sim]") {
   std::map<std::pair<int, NetworkLevel>, double> first;
   for (int round = 0; round < 50; ++round) {
