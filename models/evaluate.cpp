@@ -173,16 +173,20 @@ class Loop {
   std::uint32_t group_of(RankClass of, TaskId id) const {
     if (classes_ == 1) return 0;
     const Group group = collective_of(graph_.task(id).work)->group;
-    return group.count == graph_.num_ranks()
-               ? 0
-               : static_cast<std::uint32_t>(group.index_of(costs_.representative(of)));
+    return joins_all(group) ? 0
+                            : static_cast<std::uint32_t>(group.index_of(costs_.representative(of)));
+  }
+
+  // A network moves all groups of a collective at once, so these wait for each other there.
+  bool joins_all(Group group) const {
+    return network_ != nullptr || group.count == graph_.num_ranks();
   }
 
   template <class Visit>
   void for_each_member(TaskId id, std::uint32_t group, Visit visit) {
     if (classes_ == 1) return visit(RankClass{0});
     const Group ranks = collective_of(graph_.task(id).work)->group;
-    if (ranks.count == graph_.num_ranks()) {
+    if (joins_all(ranks)) {
       for (RankClass of = 0; of < classes_; ++of) visit(of);
       return;
     }
@@ -267,8 +271,6 @@ class Loop {
       joint.end = now_ + joint.left;
       return;
     }
-    // Ranks that differ run ahead of each other only by whole collectives: groups of one collective
-    // move at once.
     joint.part = Joint::Part::InNetwork;
     joint.end = kForever;
     ++in_network_;
@@ -360,7 +362,7 @@ class Loop {
       last = std::max(last, fed);
       std::uint32_t members = static_cast<std::uint32_t>(classes_);
       const Group ranks = collective_of(graph_.task(id).work)->group;
-      if (ranks.count != graph_.num_ranks()) members = static_cast<std::uint32_t>(ranks.count);
+      if (!joins_all(ranks)) members = static_cast<std::uint32_t>(ranks.count);
       if (++s_->arrived[arrival] < members) return;
       fed = last;
     }
@@ -427,9 +429,7 @@ class Loop {
 
   void set_speeds() {
     if (!std::exchange(changed_, false)) return;
-    double in_flight = 0;
-    for (const Joint& joint : s_->joints) in_flight += costs_.at(joint.task).bytes;
-    for (RankClass of = 0; of < classes_; ++of) set_speeds_of(of, in_flight);
+    for (RankClass of = 0; of < classes_; ++of) set_speeds_of(of);
     for (Joint& joint : s_->joints) {
       double slow = 1, sharing = 1;
       for_each_member(joint.task, joint.group, [&](RankClass of) {
@@ -449,19 +449,15 @@ class Loop {
     network_slow_ = wanted;
   }
 
-  void set_speeds_of(RankClass of, double in_flight) {
+  void set_speeds_of(RankClass of) {
     double communication = 1;
-    bool joined = false;
-    for (std::size_t queue = 0; queue < queues_; ++queue) {
-      joined |= s_->slots[of * queues_ + queue].state == State::Arrived;
-    }
-    joined = joined && takes_part(of);
+    const InFlight collectives = in_flight(of);
     for (std::size_t queue = 0; queue < queues_; ++queue) {
       Slot& own = s_->slots[of * queues_ + queue];
       if (own.state != State::Working) continue;
       double slow = shares_ ? at_work(of, resource_[queue]) : 1;
-      if (joined && costs_.contends() && resource_[queue] == Resource::Compute) {
-        const Slowdowns by = costs_.slowdowns(own.task, in_flight);
+      if (collectives.any && costs_.contends() && resource_[queue] == Resource::Compute) {
+        const Slowdowns by = costs_.slowdowns(own.task, collectives.bytes);
         slow *= by.compute;
         communication = std::max(communication, by.communication);
       }
@@ -472,16 +468,22 @@ class Loop {
     s_->communication[of] = communication;
   }
 
-  // Whether a collective is under way on these ranks, not only waited for.
-  bool takes_part(RankClass of) {
-    if (classes_ == 1) return !s_->joints.empty();
+  // The collectives that are under way on these ranks, not only waited for.
+  struct InFlight {
+    bool any = false;
+    double bytes = 0;
+  };
+  InFlight in_flight(RankClass of) {
+    InFlight all;
     for (const Joint& joint : s_->joints) {
-      if (slot(of, costs_.at(joint.task).queue).task == joint.task &&
-          group_of(of, joint.task) == joint.group) {
-        return true;
-      }
+      const TaskCost& cost = costs_.at(joint.task);
+      const bool here = classes_ == 1 || (slot(of, cost.queue).task == joint.task &&
+                                          group_of(of, joint.task) == joint.group);
+      if (!here) continue;
+      all.any = true;
+      all.bytes += cost.bytes;
     }
-    return false;
+    return all;
   }
 
   // How many tasks of these ranks share the resource: those past their start-up.

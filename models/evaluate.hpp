@@ -33,7 +33,7 @@ struct PassTimes {
 
 /// Evaluates on `network`; null: level Fitted. Rules:
 /// - a task starts when its predecessors have ended on its rank; a collective when it is ready on
-///   all ranks of its group;
+///   all ranks of its group, or on a network, which moves all its groups at once, on all ranks;
 /// - a collective pays its start-up, then moves its bytes on the network or takes its fitted work;
 /// - tasks at work on one resource of a rank share it evenly (collectives on a network do so
 /// there);

@@ -112,7 +112,7 @@ void add_fat_tree_flows(std::vector<NodeFlow>& flows, std::int64_t nodes, std::i
 }
 
 void add_pairs(std::vector<NodeFlow>& flows, const Cluster& cluster,
-               const std::vector<RankFlow>& ranks) {
+               const std::vector<RankFlow>& ranks, double factor) {
   std::map<std::pair<std::int64_t, std::int64_t>, double> nodes;
   for (const RankFlow& flow : ranks) {
     const std::int64_t from = flow.from / cluster.gpus_per_node;
@@ -120,18 +120,19 @@ void add_pairs(std::vector<NodeFlow>& flows, const Cluster& cluster,
     if (from != to) nodes[{from, to}] += flow.bytes;
   }
   for (const auto& [pair, bytes] : nodes) {
-    if (whole(bytes) > 0) flows.push_back({pair.first, pair.second, whole(bytes), 1});
+    const double sent = whole(bytes * factor);
+    if (sent > 0) flows.push_back({pair.first, pair.second, sent, 1});
   }
 }
 
 void add_between_nodes(std::vector<NodeFlow>& flows, const Cluster& cluster,
-                       const Collective& collective) {
+                       const Collective& collective, double factor) {
   const auto group = node_group(cluster, collective.group);
   if (!collective.traffic.is_uniform() || !group) {
-    return add_pairs(flows, cluster, rank_traffic(collective, cluster.num_ranks()));
+    return add_pairs(flows, cluster, rank_traffic(collective, cluster.num_ranks()), factor);
   }
   if (group->count == 1) return;
-  const double bytes = between_two_nodes(cluster, collective);
+  const double bytes = between_two_nodes(cluster, collective) * factor;
   const bool ring = is_ring(collective.kind);
   if (!cluster.fat_tree || ring) {
     const double peers = ring ? 1 : static_cast<double>(group->count - 1);
@@ -169,6 +170,12 @@ double sent_by_each(const Collective& collective, std::int64_t num_ranks) {
 
 // ---- classes ----
 
+/// A collective, and how many times its bytes the links carry.
+struct Load {
+  const Collective* collective = nullptr;
+  double factor = 1;
+};
+
 struct Use {
   std::uint32_t link = 0;
   double flows = 0;  ///< of this class, on one such link
@@ -192,31 +199,32 @@ struct Patterns {
 };
 
 // On a star where every collective loads each node alike, one flow of one node stands for all.
-std::optional<Patterns> equal_nodes(const Cluster& cluster,
-                                    const std::vector<const Collective*>& collectives) {
+std::optional<Patterns> equal_nodes(const Cluster& cluster, const std::vector<Load>& loads) {
   enum : std::uint32_t { kGpu, kNic };
   Patterns patterns{{cluster.gpu_link.payload().value, cluster.nic.payload().value}, {}};
-  for (const Collective* collective : collectives) {
+  for (const auto& [collective, factor] : loads) {
     const auto group = node_group(cluster, collective->group);
     const TrafficMatrix& traffic = collective->traffic;
     Pattern& pattern = patterns.of.emplace_back();
-    double between = 0, peers = 1;
+    double one = 0, peers = 1;  // rounded as node_traffic rounds
     if (traffic.is_uniform() && group) {
       if (cluster.fat_tree && group->count > 1) return std::nullopt;
       peers = is_ring(collective->kind) ? 1 : static_cast<double>(group->count - 1);
-      between = group->count == 1 ? 0 : peers * between_two_nodes(cluster, *collective);
+      if (group->count > 1) {
+        one = whole(peers * between_two_nodes(cluster, *collective) * factor) / peers;
+      }
     } else if (traffic.block_size() > 0 && traffic.block_size() % cluster.gpus_per_node == 0) {
+      if (cluster.fat_tree) return std::nullopt;
       const std::int64_t nodes = traffic.block_size() / cluster.gpus_per_node;
       const std::int64_t shift = traffic.block_shift() % (cluster.nodes / nodes);
-      if (cluster.fat_tree) return std::nullopt;
       peers = static_cast<double>(shift == 0 ? nodes - 1 : nodes);
-      between = traffic.per_rank().amount() * static_cast<double>(cluster.gpus_per_node) * peers /
-                static_cast<double>(nodes);
+      one = whole(traffic.per_rank().amount() * static_cast<double>(cluster.gpus_per_node) /
+                  static_cast<double>(nodes) * factor);
     } else {
       return std::nullopt;
     }
-    const double sent = whole(sent_by_each(*collective, cluster.num_ranks()));
-    if (whole(between) > 0) pattern.flows.push_back({whole(between) / peers, {{kNic, peers}}, {}});
+    if (one > 0 && peers > 0) pattern.flows.push_back({one, {{kNic, peers}}, {}});
+    const double sent = whole(sent_by_each(*collective, cluster.num_ranks()) * factor);
     if (sent > 0) pattern.flows.push_back({sent, {{kGpu, 1}}, {}});
   }
   return patterns;
@@ -224,8 +232,7 @@ std::optional<Patterns> equal_nodes(const Cluster& cluster,
 
 // On a fat tree, where every collective is an all-to-all of equal parts between all ranks, nodes
 // differ only by whether their leaf is full.
-std::optional<Patterns> equal_leaves(const Cluster& cluster,
-                                     const std::vector<const Collective*>& collectives) {
+std::optional<Patterns> equal_leaves(const Cluster& cluster, const std::vector<Load>& loads) {
   if (!cluster.fat_tree) return std::nullopt;
   const std::int64_t per_leaf = cluster.fat_tree->nodes_per_leaf;
   const std::int64_t leaves = cluster.nodes / per_leaf, rest = cluster.nodes % per_leaf;
@@ -239,11 +246,11 @@ std::optional<Patterns> equal_leaves(const Cluster& cluster,
   enum : std::uint32_t { kGpu, kOut, kIn, kUp, kDown, kRestOut, kRestIn, kRestUp, kRestDown };
   Patterns patterns{
       {cluster.gpu_link.payload().value, nic, nic, uplink, uplink, nic, nic, uplink, uplink}, {}};
-  for (const Collective* collective : collectives) {
+  for (const auto& [collective, factor] : loads) {
     const bool all = collective->kind == CollectiveKind::AllToAll &&
                      collective->traffic.is_uniform() && collective->group == cluster.all_ranks();
     if (!all) return std::nullopt;
-    const double bytes = whole(between_two_nodes(cluster, *collective));
+    const double bytes = whole(between_two_nodes(cluster, *collective) * factor);
     Pattern& pattern = patterns.of.emplace_back();
     const auto add = [&](double flows, std::vector<Use> uses) {
       if (flows > 0 && bytes > 0) pattern.flows.push_back({bytes, std::move(uses), {}});
@@ -256,7 +263,7 @@ std::optional<Patterns> equal_leaves(const Cluster& cluster,
     add(full * p, {{kOut, p}, {kUp, m * p}, {kRestDown, p * full * m}, {kRestIn, full * m}});
     add(full * p, {{kRestOut, full * m}, {kRestUp, p * full * m}, {kDown, m * p}, {kIn, p}});
     add(p * (p - 1), {{kRestOut, p - 1}, {kRestIn, p - 1}});
-    const double sent = whole(sent_by_each(*collective, cluster.num_ranks()));
+    const double sent = whole(sent_by_each(*collective, cluster.num_ranks()) * factor);
     if (sent > 0) pattern.flows.push_back({sent, {{kGpu, 1}}, {}});
   }
   return patterns;
@@ -309,13 +316,13 @@ struct SingleLinks {
   static std::uint32_t id(std::int64_t number) { return static_cast<std::uint32_t>(number); }
 };
 
-std::vector<SingleFlow> single_flows(const SingleLinks& links,
-                                     const std::vector<const Collective*>& collectives) {
+std::vector<SingleFlow> single_flows(const SingleLinks& links, const std::vector<Load>& loads) {
   const Cluster& cluster = links.cluster;
   std::vector<SingleFlow> flows;
-  for (std::uint32_t pattern = 0; pattern < collectives.size(); ++pattern) {
-    const NodeTraffic traffic = node_traffic(cluster, *collectives[pattern]);
-    const bool balanced = collectives[pattern]->traffic.is_balanced();
+  for (std::uint32_t pattern = 0; pattern < loads.size(); ++pattern) {
+    const auto& [collective, factor] = loads[pattern];
+    const NodeTraffic traffic = node_traffic(cluster, *collective, factor);
+    const bool balanced = collective->traffic.is_balanced();
     for (const NodeFlow& flow : traffic.between) {
       SingleFlow one{pattern, flow.bytes, flow.count, links.way(flow.from, flow.to), {}, 0};
       for (std::int64_t i = 0; i < (balanced ? 0 : cluster.gpus_per_node); ++i) {
@@ -377,13 +384,13 @@ std::vector<std::uint32_t> color(const SingleLinks& links, std::vector<SingleFlo
   return of_link;
 }
 
-Patterns by_colors(const Cluster& cluster, const std::vector<const Collective*>& collectives,
+Patterns by_colors(const Cluster& cluster, const std::vector<Load>& loads,
                    const std::vector<std::size_t>& class_of) {
   const SingleLinks links(cluster);
-  std::vector<SingleFlow> flows = single_flows(links, collectives);
+  std::vector<SingleFlow> flows = single_flows(links, loads);
   const std::vector<std::uint32_t> of_link = color(links, flows);
   const std::uint32_t colors = 1 + *std::max_element(of_link.begin(), of_link.end());
-  Patterns patterns{std::vector<double>(colors), std::vector<Pattern>(collectives.size())};
+  Patterns patterns{std::vector<double>(colors), std::vector<Pattern>(loads.size())};
   std::vector<std::uint32_t> first(colors, ~std::uint32_t{0});  // a link of each colour
   for (std::uint32_t i = 0; i < of_link.size(); ++i) {
     patterns.capacity[of_link[i]] = links.capacity[i];
@@ -417,11 +424,11 @@ Patterns by_colors(const Cluster& cluster, const std::vector<const Collective*>&
   return patterns;
 }
 
-Patterns make_patterns(const Cluster& cluster, const std::vector<const Collective*>& collectives,
+Patterns make_patterns(const Cluster& cluster, const std::vector<Load>& loads,
                        const std::vector<std::size_t>& class_of) {
-  if (auto patterns = equal_nodes(cluster, collectives)) return std::move(*patterns);
-  if (auto patterns = equal_leaves(cluster, collectives)) return std::move(*patterns);
-  return by_colors(cluster, collectives, class_of);
+  if (auto patterns = equal_nodes(cluster, loads)) return std::move(*patterns);
+  if (auto patterns = equal_leaves(cluster, loads)) return std::move(*patterns);
+  return by_colors(cluster, loads, class_of);
 }
 
 // Flows in flight and their rates: progressive filling, where the link that leaves its flows the
@@ -431,8 +438,8 @@ class MaxMin {
   explicit MaxMin(std::vector<double> capacity)
       : capacity_(std::move(capacity)), left_(capacity_.size()), flows_(capacity_.size()) {}
 
-  void add(TaskId task, const FlowClass& flow, double bytes) {
-    active_.push_back({&flow, bytes, 0, task});
+  void add(TaskId task, const FlowClass& flow) {
+    active_.push_back({&flow, flow.bytes, 0, task});
     solved_ = false;
   }
   bool idle() const { return active_.empty(); }
@@ -524,11 +531,11 @@ class MaxMin {
 
 }  // namespace
 
-NodeTraffic node_traffic(const Cluster& cluster, const Collective& collective) {
+NodeTraffic node_traffic(const Cluster& cluster, const Collective& collective, double factor) {
   NodeTraffic traffic;
-  add_between_nodes(traffic.between, cluster, collective);
+  add_between_nodes(traffic.between, cluster, collective, factor);
   if (collective.traffic.is_balanced()) {
-    const double sent = whole(sent_by_each(collective, cluster.num_ranks()));
+    const double sent = whole(sent_by_each(collective, cluster.num_ranks()) * factor);
     if (sent > 0) traffic.gpus.push_back({0, sent, 0});
     return traffic;
   }
@@ -538,8 +545,8 @@ NodeTraffic node_traffic(const Cluster& cluster, const Collective& collective) {
     received[static_cast<std::size_t>(flow.to)] += flow.bytes;
   }
   for (std::size_t rank = 0; rank < sent.size(); ++rank) {
-    traffic.gpus.push_back(
-        {static_cast<std::int64_t>(rank), whole(sent[rank]), whole(received[rank])});
+    traffic.gpus.push_back({static_cast<std::int64_t>(rank), whole(sent[rank] * factor),
+                            whole(received[rank] * factor)});
   }
   return traffic;
 }
@@ -567,9 +574,9 @@ std::vector<RankFlow> rank_traffic(const Collective& collective, std::int64_t nu
 }
 
 Seconds time_on_links(const Cluster& cluster, const Collective& collective) {
-  const Patterns patterns = make_patterns(cluster, {&collective}, {});
+  const Patterns patterns = make_patterns(cluster, {Load{&collective}}, {});
   MaxMin flows(patterns.capacity);
-  for (const FlowClass& flow : patterns.of.front().flows) flows.add(0, flow, flow.bytes);
+  for (const FlowClass& flow : patterns.of.front().flows) flows.add(0, flow);
   while (!flows.idle()) flows.end_next([](TaskId, const FlowClass&) {});
   return Seconds{flows.clock()};
 }
@@ -582,7 +589,6 @@ struct LinkNetwork::State {
 
   Patterns patterns;
   std::vector<std::uint32_t> pattern_of;  // by task
-  std::vector<double> factor;             // by task
   std::size_t num_classes = 1;
   MaxMin flows{{}};
   std::vector<Open> open;  // by task
@@ -591,17 +597,17 @@ struct LinkNetwork::State {
 LinkNetwork::LinkNetwork(const Costs& costs) : state_(std::make_unique<State>()) {
   const TaskGraph& graph = costs.graph();
   State& state = *state_;
-  std::vector<const Collective*> collectives;
+  std::vector<Load> loads;
   state.pattern_of.resize(graph.size());
-  state.factor.resize(graph.size());
   for (TaskId id = 0; id < graph.size(); ++id) {
     const Collective* collective = collective_of(graph.task(id).work);
     if (collective == nullptr) continue;
-    const auto found = std::find_if(collectives.begin(), collectives.end(),
-                                    [&](const Collective* one) { return *one == *collective; });
-    state.pattern_of[id] = static_cast<std::uint32_t>(found - collectives.begin());
-    if (found == collectives.end()) collectives.push_back(collective);
-    state.factor[id] = costs.in_layer_factor(id);
+    const double factor = costs.in_layer_factor(id);
+    const auto found = std::find_if(loads.begin(), loads.end(), [&](const Load& one) {
+      return one.factor == factor && *one.collective == *collective;
+    });
+    state.pattern_of[id] = static_cast<std::uint32_t>(found - loads.begin());
+    if (found == loads.end()) loads.push_back({collective, factor});
   }
   state.num_classes = costs.num_classes();
   std::vector<std::size_t> class_of;
@@ -610,7 +616,7 @@ LinkNetwork::LinkNetwork(const Costs& costs) : state_(std::make_unique<State>())
       class_of.push_back(costs.class_of(rank));
     }
   }
-  state.patterns = make_patterns(costs.cluster(), collectives, class_of);
+  state.patterns = make_patterns(costs.cluster(), loads, class_of);
   state.flows = MaxMin(state.patterns.capacity);
   state.open.resize(graph.size());
 }
@@ -630,7 +636,7 @@ bool LinkNetwork::begin(TaskId task, Seconds now) {
   open.flows = static_cast<std::uint32_t>(pattern.flows.size());
   open.by_class.assign(state.num_classes > 1 ? state.num_classes : 0, 0);
   for (const FlowClass& flow : pattern.flows) {
-    state.flows.add(task, flow, flow.bytes * state.factor[task]);
+    state.flows.add(task, flow);
     for (const std::uint32_t of : flow.rank_classes) ++open.by_class[of];
   }
   return true;

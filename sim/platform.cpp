@@ -7,6 +7,8 @@
 #include <simgrid/kernel/routing/NetZoneImpl.hpp>
 #include <string>
 
+#include "models/error.hpp"
+
 namespace pipemoe::sim {
 namespace {
 
@@ -24,7 +26,7 @@ s4u::LinkInRoute both_ways(const s4u::SplitDuplexLink* link) {
 s4u::SplitDuplexLink* add_link(s4u::NetZone* zone, const std::string& name) {
   constexpr double kUntilSetBandwidths = 1;
   auto* link = zone->create_split_duplex_link(name, kUntilSetBandwidths);
-  link->set_latency(0.0);  // start-up is an activity of its own
+  link->set_latency(0.0);  // a collective's start-up is over when its flows begin
   return link;
 }
 
@@ -38,20 +40,12 @@ void connect(s4u::NetZone* star, const simgrid::kernel::routing::NetPoint* point
 
 s4u::Host* add_host(s4u::NetZone* zone, const std::string& name,
                     const std::vector<s4u::LinkInRoute>& links) {
-  s4u::Host* host = zone->create_host(name, kHostSpeed);
+  constexpr double kSpeed = 1;  // nothing computes here
+  s4u::Host* host = zone->create_host(name, kSpeed);
   connect(zone, host->get_netpoint(), nullptr, links);
   // A zone's seal() does not reach the CPUs of a zone without a parent.
   host->seal();
   return host;
-}
-
-Channel add_channel(s4u::NetZone* zone, const std::string& name, s4u::Link::SharingPolicy sharing) {
-  auto* link = add_link(zone, name + "-link");
-  link->get_link_up()->set_sharing_policy(sharing);
-  const Channel channel{add_host(zone, name + "-from", {both_ways(link)}),
-                        add_host(zone, name + "-to", {}), link};
-  channel.set_slowdown(1);
-  return channel;
 }
 
 // A leaf switch. Its gateway needs a zone of its own: beside sub-zones SimGrid cannot route to it.
@@ -88,18 +82,17 @@ void set_bandwidth(const std::vector<const s4u::SplitDuplexLink*>& links, double
 
 }  // namespace
 
-void Channel::set_slowdown(double slowdown) const {
-  link->get_link_up()->set_bandwidth(kFittedBandwidth / slowdown);
-}
-
 void ClusterPlatform::set_bandwidths(const Cluster& cluster) {
-  set_bandwidth(gpu_links, cluster.gpu_link.payload().value);
-  set_bandwidth(nics, cluster.nic.payload().value);
+  Bandwidths wanted{cluster.gpu_link.payload().value, cluster.nic.payload().value, 0};
   if (cluster.fat_tree) {
     const auto& [nodes_per_leaf, oversubscription] = *cluster.fat_tree;
-    set_bandwidth(uplinks, static_cast<double>(nodes_per_leaf) * cluster.nic.payload().value /
-                               oversubscription);
+    wanted.uplink = static_cast<double>(nodes_per_leaf) * wanted.nic / oversubscription;
   }
+  if (wanted == bandwidths) return;  // a large cluster has thousands of links to set
+  set_bandwidth(gpu_links, wanted.gpu_link);
+  set_bandwidth(nics, wanted.nic);
+  set_bandwidth(uplinks, wanted.uplink);
+  bandwidths = wanted;
 }
 
 World& World::instance() {
@@ -115,6 +108,10 @@ World::World() {
   engine_ = new s4u::Engine(&count, arguments.data());
   for (const char* setting : kSettings) s4u::Engine::set_config(setting);
   root_ = s4u::create_empty_zone("root");
+  for (auto* model : engine_->get_all_models()) {
+    if (model->get_name() == "Network_CM02") network_model_ = model;
+  }
+  ensure(network_model_ != nullptr, "SimGrid has no network model CM02");
 }
 
 // The first run() seals the root zone for ever, so later platforms cannot be its children: each is
@@ -130,18 +127,6 @@ s4u::NetZone* World::new_platform_zone() {
   to->set_host_model(from->get_host_model());
   zones_.push_back(zone);
   return zone;
-}
-
-const RankPlatform& World::rank() {
-  if (rank_.gpu != nullptr) return rank_;
-  s4u::NetZone* zone = new_platform_zone();
-  const std::string name = zone->get_name();
-  rank_.gpu = add_host(zone, name + "-gpu", {});
-  rank_.transfer = add_channel(zone, name + "-transfer", s4u::Link::SharingPolicy::SHARED);
-  rank_.start_up = add_channel(zone, name + "-start-up", s4u::Link::SharingPolicy::FATPIPE);
-  rank_.compute = add_channel(zone, name + "-compute", s4u::Link::SharingPolicy::FATPIPE);
-  zone->seal();
-  return rank_;
 }
 
 const ClusterPlatform& World::cluster(const Cluster& cluster) {

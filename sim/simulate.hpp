@@ -1,41 +1,22 @@
-// Runs a task graph on a virtual cluster, with SimGrid.
+// Runs a task graph on a virtual cluster: models' event loop on a network of SimGrid.
 #pragma once
 
-#include <cstddef>
-#include <functional>
-#include <string>
-
-#include "models/analytic.hpp"
-#include "models/cluster.hpp"
-#include "models/task_graph.hpp"
-#include "models/timeline.hpp"
+#include "models/evaluate.hpp"
+#include "models/search.hpp"
 
 namespace pipemoe::sim {
 
-/// How much of the network a simulation shows.
-enum class Network {
-  Fitted,  ///< one representative rank; collectives at once share one link of the fitted slope
-  Node,    ///< a flow for each pair of nodes, and each GPU's own link
-  Gpu,     ///< a flow for each pair of GPUs
-};
-std::string to_string(Network network);
-/// Throws InputError naming the known levels.
-Network network_from(const std::string& name);
+/// One iteration on the cluster, by the rules of models' evaluate(), at any level: `fitted` and
+/// `links` are models' own, `node` and `gpu` move their bytes in SimGrid. May be called any number
+/// of times, on different clusters; not thread-safe, for SimGrid allows one simulation at a time in
+/// a process. Throws InputError when the cluster lacks a cost that the graph needs.
+Evaluation simulate(const TaskGraph& graph, const Cluster& cluster, NetworkLevel level,
+                    const ProgressCallback& progress = {});
 
-/// Called after each finished task.
-using ProgressCallback = std::function<void(std::size_t done, std::size_t total)>;
+/// The same without spans or provenance.
+PassTimes simulated_times(const Costs& costs, NetworkLevel level);
 
-/// One iteration on the cluster. A collective pays its fitted start-up, then moves its bytes; all
-/// else takes its fitted time. The cluster's overlap slows tasks at the fitted level only. Spans
-/// are of rank 0: every rank does the same. Not thread-safe: SimGrid allows one simulation at a
-/// time in a process. May be called any number of times, on different clusters. Throws InputError
-/// when the cluster lacks a fit that the graph needs.
-Timeline simulate(const TaskGraph& graph, const Cluster& cluster, Network network = Network::Fitted,
-                  const ProgressCallback& progress = {});
-
-/// The same without spans or provenance: for studies of many simulations. Requires that
-/// CostModel(cluster).check(graph) passes.
-PhaseTimes simulated_times(const TaskGraph& graph, const Cluster& cluster,
-                           Network network = Network::Fitted);
+/// For models' search, which knows only its own levels.
+Evaluator simulator_at(NetworkLevel level);
 
 }  // namespace pipemoe::sim
