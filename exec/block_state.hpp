@@ -67,16 +67,15 @@ enum class MoeStep {
   GateBackward,
 };
 /// The step that a task of an MoE layer runs. Throws std::logic_error for a gradient in the forward
-/// phase.
+/// pass.
 MoeStep moe_step(const TaskKey& task);
 /// Whether the step's all-to-all brings rows to the experts. Otherwise it brings them back.
 bool sends_to_experts(MoeStep step);
 
-/// How many chunks each phase of a graph of one layer has.
-Degrees degrees_of(const TaskGraph& graph);
-
-/// Throws InputError unless the graph is for `num_ranks` ranks, has one layer, and exchanges chunks
-/// of this layer's slots between all ranks.
+/// Throws InputError, naming the task, unless the graph is for `num_ranks` ranks and an executor of
+/// this layer can run every task: one micro-batch of one block, the same work on all ranks, no
+/// durations that were measured elsewhere, and no collectives but all-to-alls that exchange a whole
+/// chunk of this layer's slots uniformly between all ranks.
 void check_graph(const MoeLayer& layer, const TaskGraph& graph, int num_ranks);
 
 }  // namespace pipemoe::exec

@@ -18,20 +18,20 @@ void resize(std::vector<float>& values, std::int64_t count) { values.resize(size
 
 // The rows of a chunk in a buffer that holds all chunks.
 template <class T>
-auto of_chunk(T& all, const Chunk& chunk, std::int64_t width) {
+auto of_chunk(T& all, const ChunkRows& chunk, std::int64_t width) {
   return rows_of(std::span(all), chunk.received_begin, chunk.received.rows(), width);
 }
 
 }  // namespace
 
-std::vector<Chunk> chunks_of(const kernels::ChunkPlan& plan, const kernels::ReceivedRows& all,
-                             std::int64_t model_dim) {
+std::vector<ChunkRows> rows_of_chunks(const kernels::ChunkPlan& plan,
+                                      const kernels::ReceivedRows& all, std::int64_t model_dim) {
   const std::int64_t local = all.local_experts();
-  std::vector<Chunk> chunks;
+  std::vector<ChunkRows> chunks;
   std::int64_t received_begin = 0;
   for (std::int64_t index = 0; index < plan.degree; ++index) {
-    Chunk chunk{plan.first_row(index, 0), plan.chunk_rows(index), received_begin,
-                all.chunk(plan.degree, index)};
+    ChunkRows chunk{plan.first_row(index, 0), plan.chunk_rows(index), received_begin,
+                    all.chunk(plan.degree, index)};
     for (std::int64_t rank = 0; rank < all.num_sources(); ++rank) {
       const std::int64_t sent =
           plan.first_row(index, (rank + 1) * local) - plan.first_row(index, rank * local);
@@ -146,8 +146,8 @@ void CpuMoeLayer::size_buffers(std::int64_t sent_rows, std::int64_t received) {
   resize(hidden_gradient_, received * hidden);
 }
 
-const Chunk& CpuMoeLayer::chunk_of(const TaskKey& task) const {
-  return (task.phase == Phase::Forward ? forward_chunks_ : backward_chunks_).at(size(task.chunk));
+const ChunkRows& CpuMoeLayer::chunk_of(const TaskKey& task) const {
+  return (task.pass == Pass::Forward ? forward_chunks_ : backward_chunks_).at(size(task.chunk));
 }
 
 void CpuMoeLayer::run(const TaskKey& task) {
@@ -183,8 +183,8 @@ void CpuMoeLayer::run(const TaskKey& task) {
 }
 
 Exchange CpuMoeLayer::exchange(const TaskKey& task) {
-  const Chunk& chunk = chunk_of(task);
-  const bool forward = task.phase == Phase::Forward;
+  const ChunkRows& chunk = chunk_of(task);
+  const bool forward = task.pass == Pass::Forward;
   if (sends_to_experts(moe_step(task))) {
     return forward ? to_experts(chunk, rows_out_, received_)
                    : to_experts(chunk, gradient_rows_out_, gradient_received_);
@@ -193,13 +193,15 @@ Exchange CpuMoeLayer::exchange(const TaskKey& task) {
                  : from_experts(chunk, expert_input_gradient_, gradient_rows_back_);
 }
 
-Exchange CpuMoeLayer::to_experts(const Chunk& chunk, const Floats& rows, Floats& received) const {
+Exchange CpuMoeLayer::to_experts(const ChunkRows& chunk, const Floats& rows,
+                                 Floats& received) const {
   const std::int64_t width = expert_shape_.model_dim;
   return {rows_of(std::span(rows), chunk.sent_begin, chunk.sent_rows, width), chunk.send_counts,
           of_chunk(received, chunk, width), chunk.receive_counts};
 }
 
-Exchange CpuMoeLayer::from_experts(const Chunk& chunk, const Floats& outputs, Floats& rows) const {
+Exchange CpuMoeLayer::from_experts(const ChunkRows& chunk, const Floats& outputs,
+                                   Floats& rows) const {
   const std::int64_t width = expert_shape_.model_dim;
   return {of_chunk(outputs, chunk, width), chunk.receive_counts,
           rows_of(std::span(rows), chunk.sent_begin, chunk.sent_rows, width), chunk.send_counts};
@@ -223,14 +225,14 @@ void CpuMoeLayer::permute_forward() {
   backward_plan_ = degrees_.backward_degree == degrees_.forward_degree
                        ? forward_plan_
                        : plan(degrees_.backward_degree);
-  forward_chunks_ = chunks_of(forward_plan_, all_, row_shape_.model_dim);
-  backward_chunks_ = chunks_of(backward_plan_, all_, row_shape_.model_dim);
+  forward_chunks_ = rows_of_chunks(forward_plan_, all_, row_shape_.model_dim);
+  backward_chunks_ = rows_of_chunks(backward_plan_, all_, row_shape_.model_dim);
   size_buffers(forward_plan_.rows(), all_.rows());
   weight_gradient_begun_ = input_gradient_begun_ = false;
   kernels::permute(row_shape_, forward_plan_, {data_.input, rows_out_});
 }
 
-void CpuMoeLayer::expert_forward(const Chunk& chunk) {
+void CpuMoeLayer::expert_forward(const ChunkRows& chunk) {
   const std::int64_t model = expert_shape_.model_dim;
   const bool packed = all_.is_packed();
   kernels::expert_forward(
@@ -256,8 +258,9 @@ void CpuMoeLayer::combine_backward() {
                              .combine_weight_gradient = combine_weight_gradient_});
 }
 
-std::span<const float> CpuMoeLayer::saved(const Floats& all, std::int64_t width, const Chunk& chunk,
-                                          std::int64_t index, Floats& scratch) const {
+std::span<const float> CpuMoeLayer::saved(const Floats& all, std::int64_t width,
+                                          const ChunkRows& chunk, std::int64_t index,
+                                          Floats& scratch) const {
   if (degrees_.forward_degree == degrees_.backward_degree) return of_chunk(all, chunk, width);
   scratch.resize(static_cast<std::size_t>(chunk.received.rows() * width));
   kernels::regroup(all_, {.width = width,
@@ -269,7 +272,7 @@ std::span<const float> CpuMoeLayer::saved(const Floats& all, std::int64_t width,
   return scratch;
 }
 
-void CpuMoeLayer::expert_input_gradient(const Chunk& chunk) {
+void CpuMoeLayer::expert_input_gradient(const ChunkRows& chunk) {
   const std::int64_t model = expert_shape_.model_dim, wide = expert_shape_.first_width();
   const bool packed = all_.is_packed();
   const auto index = &chunk - backward_chunks_.data();
@@ -286,7 +289,7 @@ void CpuMoeLayer::expert_input_gradient(const Chunk& chunk) {
        .input_gradient = of_chunk(expert_input_gradient_, chunk, model)});
 }
 
-void CpuMoeLayer::expert_weight_gradient(const Chunk& chunk) {
+void CpuMoeLayer::expert_weight_gradient(const ChunkRows& chunk) {
   const std::int64_t model = expert_shape_.model_dim, hidden = expert_shape_.hidden_dim;
   const bool packed = all_.is_packed();
   const auto index = &chunk - backward_chunks_.data();

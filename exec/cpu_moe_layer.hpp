@@ -12,13 +12,14 @@
 #include "kernels/routing.hpp"
 #include "kernels/shapes.hpp"
 #include "models/layer.hpp"
+#include "models/schedule.hpp"
 #include "models/task_graph.hpp"
 
 namespace pipemoe::exec {
 
 /// The rows of one chunk on one rank: those that it sends, by its own routing, and those that its
 /// experts receive, by the routing of all ranks.
-struct Chunk {
+struct ChunkRows {
   std::int64_t sent_begin = 0;  ///< the first row that this rank sends, in its ChunkPlan's order
   std::int64_t sent_rows = 0;
   std::int64_t received_begin = 0;  ///< the first row that its experts receive, chunks in order
@@ -27,9 +28,10 @@ struct Chunk {
   std::vector<std::int64_t> receive_counts;  ///< floats from each rank
 };
 
-/// All chunks of the plan. `all`: what this rank's experts receive in all of them together.
-std::vector<Chunk> chunks_of(const kernels::ChunkPlan& plan, const kernels::ReceivedRows& all,
-                             std::int64_t model_dim);
+/// The rows of all chunks of the plan. `all`: what this rank's experts receive in all of them
+/// together.
+std::vector<ChunkRows> rows_of_chunks(const kernels::ChunkPlan& plan,
+                                      const kernels::ReceivedRows& all, std::int64_t model_dim);
 
 class CpuMoeLayer final : public CpuBlockState {
  public:
@@ -47,25 +49,25 @@ class CpuMoeLayer final : public CpuBlockState {
  private:
   using Floats = std::vector<float>;
 
-  const Chunk& chunk_of(const TaskKey& task) const;
+  const ChunkRows& chunk_of(const TaskKey& task) const;
   void gate_forward();
   void permute_forward();
-  void expert_forward(const Chunk& chunk);
+  void expert_forward(const ChunkRows& chunk);
   void combine_forward();
   void combine_backward();
-  void expert_input_gradient(const Chunk& chunk);
-  void expert_weight_gradient(const Chunk& chunk);
+  void expert_input_gradient(const ChunkRows& chunk);
+  void expert_weight_gradient(const ChunkRows& chunk);
   void permute_backward();
   void gate_backward();
 
   kernels::ReceivedRows received_rows();
   void size_buffers(std::int64_t sent_rows, std::int64_t received_rows);
-  // What the forward phase saved for the rows of a backward chunk. If the degrees differ, the rows
+  // What the forward pass saved for the rows of a backward chunk. If the degrees differ, the rows
   // are regrouped to `scratch`.
-  std::span<const float> saved(const Floats& all, std::int64_t width, const Chunk& chunk,
+  std::span<const float> saved(const Floats& all, std::int64_t width, const ChunkRows& chunk,
                                std::int64_t index, Floats& scratch) const;
-  Exchange to_experts(const Chunk& chunk, const Floats& rows, Floats& received) const;
-  Exchange from_experts(const Chunk& chunk, const Floats& outputs, Floats& rows) const;
+  Exchange to_experts(const ChunkRows& chunk, const Floats& rows, Floats& received) const;
+  Exchange from_experts(const ChunkRows& chunk, const Floats& outputs, Floats& rows) const;
 
   LayerData data_;
   DataOptions options_;
@@ -80,7 +82,7 @@ class CpuMoeLayer final : public CpuBlockState {
   kernels::Assignment assignment_;
   kernels::ReceivedRows all_;
   kernels::ChunkPlan forward_plan_, backward_plan_;
-  std::vector<Chunk> forward_chunks_, backward_chunks_;
+  std::vector<ChunkRows> forward_chunks_, backward_chunks_;
   bool weight_gradient_begun_ = false;
   bool input_gradient_begun_ = false;
 

@@ -7,6 +7,7 @@
 #include "exec/block_state.hpp"
 #include "models/error.hpp"
 #include "models/provenance.hpp"
+#include "models/schedule.hpp"
 
 namespace pipemoe::exec {
 namespace {
@@ -63,7 +64,7 @@ cuda::DeviceLayerShape shape_of(const MoeLayer& layer, const CudaOptions& option
 // Whether weight gradients are tasks of their own.
 bool has_weight_gradients(const TaskGraph& graph) {
   return std::any_of(graph.tasks().begin(), graph.tasks().end(), [](const Task& task) {
-    return moe_step(task.key()) == MoeStep::ExpertWeightGradient;
+    return moe_step(task.key) == MoeStep::ExpertWeightGradient;
   });
 }
 

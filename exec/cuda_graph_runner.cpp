@@ -4,6 +4,7 @@
 #include <nvtx3/nvToolsExt.h>
 
 #include <algorithm>
+#include <set>
 #include <thread>
 #include <utility>
 
@@ -12,8 +13,6 @@
 
 namespace pipemoe::exec {
 namespace {
-
-constexpr Stream kMain = Stream::Compute;  // where an iteration begins and ends
 
 // Shows the calls of its scope to a profiler under a name. Costs next to nothing without one.
 class ProfilerRange {
@@ -29,7 +28,21 @@ Clock::duration as_duration(Seconds time) {
 }
 
 CudaBlockState& block_of(const CudaBlocks& blocks, const Task& task) {
-  return *blocks.at(static_cast<std::size_t>(task.layer));
+  return *blocks.at(static_cast<std::size_t>(task.key.block));
+}
+
+// Queues of the lowest priority get normal streams. The highest priority is the device's highest,
+// and each priority between is a level lower.
+cuda::Stream stream_of_priority(const TaskGraph& graph, QueueId queue) {
+  const int priority = graph.queues()[queue].priority;
+  std::set<int> higher;
+  bool lowest = true;
+  for (const Queue& other : graph.queues()) {
+    if (other.priority > priority) higher.insert(other.priority);
+    if (other.priority < priority) lowest = false;
+  }
+  if (lowest) return cuda::Stream();
+  return cuda::Stream(cuda::Stream::Priority::High, static_cast<int>(higher.size()));
 }
 
 }  // namespace
@@ -40,6 +53,7 @@ CudaGraphRunner::CudaGraphRunner(const TaskGraph& graph, CudaBlocks blocks,
       blocks_(std::move(blocks)),
       communicator_(communicator),
       options_(options),
+      main_(main_queue(graph)),
       events_(graph.size()),
       exchanges_(graph.size()),
       exchange_number_(graph.size(), -1) {
@@ -55,12 +69,12 @@ CudaGraphRunner::CudaGraphRunner(const TaskGraph& graph, CudaBlocks blocks,
 }
 
 void CudaGraphRunner::create_streams() {
-  using Priority = cuda::Stream::Priority;
-  for (const Stream which : kStreams) {
-    if (graph_.stream_order(which).empty() && which != kMain) continue;
-    const bool high = options_.communication_first && which != kMain;
-    streams_.emplace(which, cuda::Stream(high ? Priority::High : Priority::Normal));
-    if (which != kMain) join_.emplace_back();
+  for (std::size_t i = 0; i < graph_.queues().size(); ++i) {
+    const auto queue = static_cast<QueueId>(i);
+    if (graph_.queue_order(queue).empty() && queue != main_) continue;
+    streams_.emplace(
+        queue, options_.communication_first ? stream_of_priority(graph_, queue) : cuda::Stream());
+    if (queue != main_) join_.emplace_back();
   }
 }
 
@@ -90,19 +104,19 @@ bool CudaGraphRunner::waits_by_event(TaskId before, TaskId after) const {
   const Task& first = graph_.task(before);
   const Task& second = graph_.task(after);
   const bool awaited = awaits() && is_exchange(first) && !is_exchange(second);
-  return first.stream != second.stream && !awaited;
+  return first.queue != second.queue && !awaited;
 }
 
 // The other streams start at the main stream's position and end before it continues.
 void CudaGraphRunner::enqueue_iteration(bool timed) {
   if (communicator_ != nullptr) communicator_->begin_iteration();
-  fork_.record(stream(kMain));
-  for (auto& [which, other] : streams_) {
-    if (which != kMain) fork_.block(other.get());
+  fork_.record(stream(main_));
+  for (auto& [queue, other] : streams_) {
+    if (queue != main_) fork_.block(other.get());
   }
   for (const TaskId id : graph_.topological_order()) {
     const Task& task = graph_.task(id);
-    const cudaStream_t on = stream(task.stream);
+    const cudaStream_t on = stream(task.queue);
     for (const TaskId before : events_[id]) done_[before].block(on);
     if (!exchanges_[id].empty()) await_exchanges(id, timed);
     {
@@ -113,21 +127,21 @@ void CudaGraphRunner::enqueue_iteration(bool timed) {
     done_[id].record(on);
   }
   std::size_t next = 0;
-  for (auto& [which, other] : streams_) {
-    if (which == kMain) continue;
+  for (auto& [queue, other] : streams_) {
+    if (queue == main_) continue;
     join_[next].record(other.get());
-    join_[next++].block(stream(kMain));
+    join_[next++].block(stream(main_));
   }
 }
 
 void CudaGraphRunner::enqueue(const Task& task, cudaStream_t on) {
   CudaBlockState& block = block_of(blocks_, task);
-  if (!is_exchange(task)) return block.run(task.key(), on);
-  if (communicator_ != nullptr) communicator_->exchange(block.exchange(task.key()), on, {});
+  if (!is_exchange(task)) return block.run(task.key, on);
+  if (communicator_ != nullptr) communicator_->exchange(block.exchange(task.key), on, {});
 }
 
 void CudaGraphRunner::await_exchanges(TaskId id, bool timed) {
-  const cudaStream_t on = stream(graph_.task(id).stream);
+  const cudaStream_t on = stream(graph_.task(id).queue);
   for (const TaskId exchange : exchanges_[id]) {
     communicator_->await(exchange_number_[exchange], on);
   }
@@ -143,22 +157,22 @@ void CudaGraphRunner::stamp(const cuda::Event& event, cudaStream_t on) const {
 
 cuda::Graph CudaGraphRunner::record(bool timed) {
   return cuda::Graph::capture(
-      stream(kMain), [&] { enqueue_iteration(timed); },
+      stream(main_), [&] { enqueue_iteration(timed); },
       [&](cudaGraph_t recorded) {
         for (const auto& block : blocks_) block->simplify(recorded);
       });
 }
 
 void CudaGraphRunner::align() {
-  if (communicator_ != nullptr) communicator_->align(stream(kMain));
+  if (communicator_ != nullptr) communicator_->align(stream(main_));
 }
 
 void CudaGraphRunner::launch(bool timed) {
   const ProfilerRange range(graph_.schedule().c_str());
   align();
-  begin_.record(stream(kMain));
+  begin_.record(stream(main_));
   if (options_.cuda_graph) {
-    (timed ? timed_ : plain_)->launch(stream(kMain));
+    (timed ? timed_ : plain_)->launch(stream(main_));
   } else {
     enqueue_iteration(timed);
   }
@@ -167,7 +181,7 @@ void CudaGraphRunner::launch(bool timed) {
 
 // A failed exchange never ends, so this asks the communicator while the device works.
 void CudaGraphRunner::wait_for_end() {
-  end_.record(stream(kMain));
+  end_.record(stream(main_));
   const Clock::time_point begun = Clock::now();
   for (;;) {
     const cudaError_t status = cudaEventQuery(end_.get());
@@ -211,12 +225,12 @@ void CudaGraphRunner::iterate(Clock::time_point start, std::span<Interval> inter
   const auto time_of = [&](const cuda::Event& event) {
     return start + as_duration(cuda::elapsed(begin_, event));
   };
-  for (const Stream which : kStreams) {
-    Clock::time_point stream_free = start;
-    for (const TaskId id : graph_.stream_order(which)) {
+  for (const auto& [queue, on] : streams_) {
+    Clock::time_point queue_free = start;
+    for (const TaskId id : graph_.queue_order(queue)) {
       const bool awaits = !exchanges_[id].empty();
-      intervals[id] = {awaits ? time_of(ready_time_[id]) : stream_free, time_of(done_time_[id])};
-      stream_free = intervals[id].end;
+      intervals[id] = {awaits ? time_of(ready_time_[id]) : queue_free, time_of(done_time_[id])};
+      queue_free = intervals[id].end;
     }
   }
   for (TaskId id = 0; id < graph_.size(); ++id) {
@@ -231,18 +245,17 @@ std::unique_ptr<GraphRunner> synchronous_cuda_runner(const TaskGraph& graph, Cud
                                                      CudaCommunicator& communicator) {
   int device = 0;
   cuda::check(cudaGetDevice(&device));
-  auto streams = std::make_shared<std::map<Stream, cuda::Stream>>();
-  for (const Stream stream : kStreams) streams->emplace(stream, cuda::Stream());
+  auto streams = std::make_shared<std::vector<cuda::Stream>>(graph.queues().size());
   const auto run = [&communicator, blocks = std::move(blocks), streams, device](
                        const Task& task, std::stop_token stop) {
     cuda::check(cudaSetDevice(device));
-    const cuda::Stream& stream = streams->at(task.stream);
+    const cuda::Stream& stream = streams->at(task.queue);
     const ProfilerRange range(task.name().c_str());
     CudaBlockState& block = block_of(blocks, task);
     if (is_exchange(task)) {
-      communicator.exchange(block.exchange(task.key()), stream.get(), std::move(stop));
+      communicator.exchange(block.exchange(task.key), stream.get(), std::move(stop));
     } else {
-      block.run(task.key(), stream.get());
+      block.run(task.key, stream.get());
     }
     stream.synchronize();
   };

@@ -1,4 +1,4 @@
-// Runs a task graph on one GPU: a CUDA stream for each stream of the graph, events between them.
+// Runs a task graph on one GPU: a CUDA stream for each queue of the graph, events between them.
 #pragma once
 
 #include <map>
@@ -16,11 +16,11 @@ namespace pipemoe::exec {
 
 struct CudaGraphOptions {
   bool cuda_graph = true;           ///< replay recorded iterations; false: enqueue each task anew
-  bool communication_first = true;  ///< communication streams have the higher priority
+  bool communication_first = true;  ///< streams have their queues' priorities; false: equal ones
   Seconds deadline{120};            ///< for one iteration; a later end means that a rank failed
 };
 
-/// The blocks of a model on this rank, by TaskKey::layer.
+/// The blocks of a model on this rank, by TaskKey::block.
 using CudaBlocks = std::vector<std::shared_ptr<CudaBlockState>>;
 
 /// Enqueues a whole iteration and then waits for it. measure_makespan() times an iteration between
@@ -56,13 +56,14 @@ class CudaGraphRunner final : public GraphRunner {
   void wait_for_end();
   void check_progress(Clock::time_point begun);
   void give_up();
-  cudaStream_t stream(Stream which) { return streams_.at(which).get(); }
+  cudaStream_t stream(QueueId queue) { return streams_.at(queue).get(); }
 
   const TaskGraph& graph_;
   CudaBlocks blocks_;
   CudaCommunicator* communicator_;
   CudaGraphOptions options_;
-  std::map<Stream, cuda::Stream> streams_;
+  QueueId main_;  // where an iteration begins and ends
+  std::map<QueueId, cuda::Stream> streams_;
   // By task:
   std::vector<cuda::Event> done_;               // other streams wait for it
   std::vector<cuda::Event> done_time_;          // when the task ended
@@ -72,12 +73,12 @@ class CudaGraphRunner final : public GraphRunner {
   std::vector<int> exchange_number_;            // of an exchange: its number in the iteration
   std::vector<std::string> names_;
   cuda::Event fork_;
-  std::vector<cuda::Event> join_;  // one for each stream but the compute stream
+  std::vector<cuda::Event> join_;  // one for each stream but the main queue's
   cuda::Event begin_{cuda::Event::Timing::On}, end_{cuda::Event::Timing::On};
   std::optional<cuda::Graph> plain_, timed_;
 };
 
-/// For a communicator that is not asynchronous: a thread for each stream waits for each task. The
+/// For a communicator that is not asynchronous: a thread for each queue waits for each task. The
 /// graph and the communicator must outlive the runner.
 std::unique_ptr<GraphRunner> synchronous_cuda_runner(const TaskGraph& graph, CudaBlocks blocks,
                                                      CudaCommunicator& communicator);

@@ -48,7 +48,7 @@ std::vector<float> download(const DeviceBuffer& buffer, Element element) {
 DeviceBuffer like(const DeviceBuffer& buffer) { return DeviceBuffer(buffer.bytes()); }
 
 Direction direction_of(const TaskKey& task) {
-  return task.phase == Phase::Forward ? Direction::Forward : Direction::Backward;
+  return task.pass == Pass::Forward ? Direction::Forward : Direction::Backward;
 }
 
 }  // namespace

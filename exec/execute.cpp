@@ -134,12 +134,13 @@ Timeline timeline_of(const TaskGraph& graph, const Iterations& iterations, const
   Timeline timeline{provenance(fmt::format("measured, {} {}: {}", group.size(),
                                            group.size() == 1 ? "rank" : "ranks", executor.name()))};
   timeline.provenance.versions = executor.versions();
+  timeline.queues = graph.queues();
   for (const double makespan : makespans) timeline.repeats.push_back(Seconds{makespan});
   const auto times = times_of(with_spans[median_index(ends)], group);
   for (std::size_t rank = 0; rank < times.size(); ++rank) {
     for (TaskId id = 0; id < graph.size(); ++id) {
       const Task& task = graph.task(id);
-      timeline.spans.push_back({task.key(), task.stream, static_cast<int>(rank),
+      timeline.spans.push_back({task.key, task.queue, static_cast<int>(rank),
                                 Seconds{times[rank][2 * id]}, Seconds{times[rank][2 * id + 1]}});
     }
   }

@@ -8,6 +8,7 @@
 #include "exec/cpu_moe_layer.hpp"
 #include "kernels/blas.hpp"
 #include "models/error.hpp"
+#include "models/schedule.hpp"
 
 namespace pipemoe::exec {
 namespace {
@@ -53,20 +54,14 @@ void check_cuda(const ExecutorOptions& options, const std::string& communicator)
   }
 }
 
-// Computes on one thread of this rank, and exchanges on one more thread for each stream.
+// Computes and exchanges on one thread of this rank for each queue of the graph.
 class CpuExecutor final : public LayerExecutor {
  public:
   CpuExecutor(const MoeLayer& layer, const ExecutorOptions& options, ProcessGroup& group)
       : layer_(layer),
         options_(options),
         group_(group),
-        data_(draw_data(layer, group.size(), group.rank(), options.data)) {
-    for (const Stream stream : {Stream::InterNode, Stream::IntraNode}) {
-      auto communicator = group.communicator();
-      if (options.link) communicator = emulate_link(*options.link, std::move(communicator));
-      communicators_[stream] = std::move(communicator);
-    }
-  }
+        data_(draw_data(layer, group.size(), group.rank(), options.data)) {}
 
   std::string name() const override { return "CPU, one computing thread a rank"; }
   std::map<std::string, std::string> versions() const override {
@@ -84,9 +79,10 @@ class CpuExecutor final : public LayerExecutor {
         std::make_shared<CpuMoeLayer>(layer_, data_, options_.data, group_, degrees_of(graph));
     prepared_last_ = block;
     return std::make_unique<ThreadGraphRunner>(
-        graph, [this, block](const Task& task, std::stop_token stop) {
-          if (!is_exchange(task)) return block->run(task.key());
-          communicators_.at(task.stream)->exchange(block->exchange(task.key()), std::move(stop));
+        graph,
+        [block, communicators = communicators_of(graph)](const Task& task, std::stop_token stop) {
+          if (!is_exchange(task)) return block->run(task.key);
+          communicators.at(task.queue)->exchange(block->exchange(task.key), std::move(stop));
         });
   }
 
@@ -94,12 +90,31 @@ class CpuExecutor final : public LayerExecutor {
   void poison() override { prepared_last_->poison(); }
 
  private:
+  // By queue. Graphs take turns, so that they can share communicators.
+  std::map<QueueId, Communicator*> communicators_of(const TaskGraph& graph) {
+    std::map<QueueId, Communicator*> by_queue;
+    for (const Task& task : graph.tasks()) {
+      if (is_exchange(task)) by_queue[task.queue] = nullptr;
+    }
+    std::size_t next = 0;
+    for (auto& [queue, communicator] : by_queue) {
+      if (next == communicators_.size()) communicators_.push_back(new_communicator());
+      communicator = communicators_[next++].get();
+    }
+    return by_queue;
+  }
+  std::unique_ptr<Communicator> new_communicator() {
+    auto communicator = group_.communicator();
+    if (options_.link) communicator = emulate_link(*options_.link, std::move(communicator));
+    return communicator;
+  }
+
   MoeLayer layer_;
   ExecutorOptions options_;
   ProcessGroup& group_;
   LayerData data_;
   std::shared_ptr<CpuBlockState> prepared_last_;
-  std::map<Stream, std::unique_ptr<Communicator>> communicators_;
+  std::vector<std::unique_ptr<Communicator>> communicators_;
 };
 
 }  // namespace
@@ -112,7 +127,11 @@ std::string ExecutorOptions::chosen_communicator() const {
 
 void check_options(const ExecutorOptions& options) {
   const std::string communicator = options.chosen_communicator();
-  if (options.exchange_ctas.value_or(0) > 0 && communicator != "nccl") {
+  const int ctas = options.exchange_ctas.value_or(0);
+  if (ctas < 0 || ctas > kMostExchangeCtas) {
+    throw InputError(fmt::format("--exchange-ctas is {}, must be 0..{}", ctas, kMostExchangeCtas));
+  }
+  if (ctas > 0 && communicator != "nccl") {
     throw InputError(
         fmt::format("--exchange-ctas is for --communicator nccl, not {}", communicator));
   }

@@ -23,7 +23,7 @@ class Executor {
   virtual std::string name() const = 0;
   /// Versions of libraries, devices and drivers, for the result's provenance.
   virtual std::map<std::string, std::string> versions() const = 0;
-  /// Whether it moves the rows that the forward phase saved if the backward degree is another one.
+  /// Whether it moves the rows that the forward pass saved if the backward degree is another one.
   virtual bool regroups() const { return false; }
   /// Collective. Throws InputError if it cannot run the graph. Several graphs may be prepared; one
   /// iterates at a time. The executor and the graph must outlive the runner.
@@ -41,6 +41,9 @@ class LayerExecutor : public Executor {
   virtual std::vector<std::string> notes() const { return {}; }
 };
 
+/// NCCL has no more channels, and each CTA serves one.
+inline constexpr int kMostExchangeCtas = 64;
+
 struct ExecutorOptions {
   std::string backend = "cpu";  ///< cpu or cuda
   /// cpu: mpi or copy; cuda: staged, nccl, nccl-zero-cta, peer-copy or elided. Absent: mpi under a
@@ -49,7 +52,8 @@ struct ExecutorOptions {
   std::optional<Link> link;  ///< an emulated link, cpu only
   DataOptions data;
   bool cuda_graph = true;
-  bool communication_first = true;  ///< communication streams have the higher priority, cuda only
+  bool communication_first =
+      true;  ///< CUDA streams have their queues' priorities; false: equal ones
   bool tf32 = false;
   std::optional<bool> pack_rows;  ///< cuda only; absent: what is expected to be faster
   /// nccl only: as CudaOptions::exchange_ctas, up to kMostExchangeCtas. Absent: 0.

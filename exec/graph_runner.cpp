@@ -41,26 +41,24 @@ void become_responsive() {
   syscall(SYS_sched_setattr, 0, &attributes, 0);  // a kernel that refuses it changes nothing
 }
 
-constexpr std::size_t kNumStreams = kStreams.size();
+QueueId num_queues(const TaskGraph& graph) { return static_cast<QueueId>(graph.queues().size()); }
 
-std::size_t index(Stream stream) { return static_cast<std::size_t>(stream); }
-
-// The position of each task in its stream, from 1.
+// The position of each task in its queue, from 1.
 std::vector<std::size_t> positions(const TaskGraph& graph) {
   std::vector<std::size_t> positions(graph.size());
-  for (const Stream stream : kStreams) {
+  for (QueueId queue = 0; queue < num_queues(graph); ++queue) {
     std::size_t position = 0;
-    for (const TaskId id : graph.stream_order(stream)) positions[id] = ++position;
+    for (const TaskId id : graph.queue_order(queue)) positions[id] = ++position;
   }
   return positions;
 }
 
-// The last exchange of one stream that a task needs; position 0: none.
+// The last exchange of one queue that a task needs; position 0: none.
 struct LastExchange {
   std::size_t position = 0;
   TaskId id = 0;
 };
-using LastOfStreams = std::array<LastExchange, kNumStreams>;
+using LastOfQueues = std::array<LastExchange, kMaxQueues>;
 
 }  // namespace
 
@@ -79,9 +77,8 @@ ThreadGraphRunner::ThreadGraphRunner(const TaskGraph& graph, RunTask run)
     ++num_dependencies_[after];
     dependencies_[after].push_back(before);
   }
-  for (const Stream stream : kStreams) {
-    if (!graph.stream_order(stream).empty())
-      threads_.emplace_back([this, stream] { work(stream); });
+  for (QueueId queue = 0; queue < num_queues(graph); ++queue) {
+    if (!graph.queue_order(queue).empty()) threads_.emplace_back([this, queue] { work(queue); });
   }
 }
 
@@ -103,14 +100,14 @@ void ThreadGraphRunner::iterate(Clock::time_point start, std::span<Interval> int
   if (error_) std::rethrow_exception(error_);
 }
 
-void ThreadGraphRunner::work(Stream stream) {
+void ThreadGraphRunner::work(QueueId queue) {
   use_precise_timers();
-  if (stream != Stream::Compute) become_responsive();
+  if (graph_.queues()[queue].resource != Resource::Compute) become_responsive();
   for (std::uint32_t done = 0;; ++done) {
     iteration_.wait(done);
     if (quit_) return;
     try {
-      run_stream(stream);
+      run_queue(queue);
     } catch (...) {
       fail(std::current_exception());
     }
@@ -118,13 +115,13 @@ void ThreadGraphRunner::work(Stream stream) {
   }
 }
 
-void ThreadGraphRunner::run_stream(Stream stream) {
+void ThreadGraphRunner::run_queue(QueueId queue) {
   std::this_thread::sleep_until(start_);
-  Clock::time_point stream_free = start_;
-  for (const TaskId id : graph_.stream_order(stream)) {
+  Clock::time_point queue_free = start_;
+  for (const TaskId id : graph_.queue_order(queue)) {
     wait_until_ready(id);
     if (stop_.stop_requested()) return;
-    run_task(id, stream_free);
+    run_task(id, queue_free);
   }
 }
 
@@ -134,20 +131,20 @@ void ThreadGraphRunner::wait_until_ready(TaskId id) {
   }
 }
 
-void ThreadGraphRunner::run_task(TaskId id, Clock::time_point& stream_free) {
-  Clock::time_point ready = stream_free;
+void ThreadGraphRunner::run_task(TaskId id, Clock::time_point& queue_free) {
+  Clock::time_point ready = queue_free;
   for (const TaskId before : dependencies_[id]) ready = std::max(ready, intervals_[before].end);
   run_(graph_.task(id), stop_.get_token());
-  stream_free = Clock::now();
-  intervals_[id] = {ready, stream_free};
-  graph_.for_each_successor(id, [&](TaskId after, Precedence precedence) {
-    if (precedence != Precedence::Data) return;
+  queue_free = Clock::now();
+  intervals_[id] = {ready, queue_free};
+  for (const auto& [after, is_data] : graph_.successors(id)) {
+    if (!is_data) continue;
     --unmet_[after];
     unmet_[after].notify_all();
-  });
+  }
 }
 
-// Wakes every stream, no matter what it waits for.
+// Wakes every queue, no matter what it waits for.
 void ThreadGraphRunner::fail(std::exception_ptr error) {
   {
     const std::lock_guard lock(error_mutex_);
@@ -160,21 +157,28 @@ void ThreadGraphRunner::fail(std::exception_ptr error) {
   }
 }
 
-bool is_exchange(const Task& task) { return std::holds_alternative<AllToAll>(task.operation); }
+QueueId main_queue(const TaskGraph& graph) {
+  for (QueueId queue = 0; queue < num_queues(graph); ++queue) {
+    if (graph.queues()[queue].resource == Resource::Compute) return queue;
+  }
+  return 0;
+}
+
+bool is_exchange(const Task& task) { return collective_of(task.work) != nullptr; }
 
 std::vector<std::vector<TaskId>> awaited_exchanges(const TaskGraph& graph) {
   const std::vector<std::size_t> position = positions(graph);
-  std::vector<LastOfStreams> needed(graph.size());
+  std::vector<LastOfQueues> needed(graph.size());
   for (const auto& [before, after] : graph.dependencies()) {
     if (!is_exchange(graph.task(before)) || is_exchange(graph.task(after))) continue;
-    LastExchange& last = needed[after][index(graph.task(before).stream)];
+    LastExchange& last = needed[after][graph.task(before).queue];
     if (position[before] > last.position) last = {position[before], before};
   }
   std::vector<std::vector<TaskId>> awaited(graph.size());
-  for (const Stream stream : kStreams) {
-    std::array<std::size_t, kNumStreams> arrived{};
-    for (const TaskId id : graph.stream_order(stream)) {
-      for (std::size_t from = 0; from < kNumStreams; ++from) {
+  for (QueueId queue = 0; queue < num_queues(graph); ++queue) {
+    std::array<std::size_t, kMaxQueues> arrived{};
+    for (const TaskId id : graph.queue_order(queue)) {
+      for (QueueId from = 0; from < num_queues(graph); ++from) {
         const LastExchange& last = needed[id][from];
         if (last.position <= arrived[from]) continue;
         arrived[from] = last.position;

@@ -39,10 +39,10 @@ class GraphRunner {
   virtual Seconds measure_makespan(Clock::time_point start);
 };
 
-/// Runs each stream of a graph on a thread of its own, which takes the stream's tasks in order.
+/// Runs each queue of a graph on a thread of its own, which takes the queue's tasks in order.
 class ThreadGraphRunner final : public GraphRunner {
  public:
-  /// Runs one task to its end on the thread of the task's stream. Once `stop` is requested, another
+  /// Runs one task to its end on the thread of the task's queue. Once `stop` is requested, another
   /// task has failed and nobody needs this task's result.
   using RunTask = std::function<void(const Task& task, std::stop_token stop)>;
   /// The graph must outlive this.
@@ -55,9 +55,9 @@ class ThreadGraphRunner final : public GraphRunner {
  private:
   using Counter = std::atomic<std::uint32_t>;
 
-  void work(Stream stream);
-  void run_stream(Stream stream);
-  void run_task(TaskId id, Clock::time_point& stream_free);
+  void work(QueueId queue);
+  void run_queue(QueueId queue);
+  void run_task(TaskId id, Clock::time_point& queue_free);
   void wait_until_ready(TaskId id);
   void fail(std::exception_ptr error);
 
@@ -69,7 +69,7 @@ class ThreadGraphRunner final : public GraphRunner {
   std::span<Interval> intervals_;
   Clock::time_point start_;
   Counter iteration_ = 0;  // the threads wait until it changes
-  Counter running_ = 0;    // streams that have not finished this iteration
+  Counter running_ = 0;    // queues that have not finished this iteration
   std::atomic<bool> quit_ = false;
   std::stop_source stop_;
   std::mutex error_mutex_;
@@ -77,12 +77,16 @@ class ThreadGraphRunner final : public GraphRunner {
   std::vector<std::jthread> threads_;
 };
 
+/// The queue where an iteration begins and ends: the first one that computes, or the first of all
+/// if none does.
+QueueId main_queue(const TaskGraph& graph);
+
 /// Whether the task is a collective.
 bool is_exchange(const Task& task);
 
-/// For each task, the exchanges whose arrival it must wait for itself. Exchanges of one stream
-/// arrive in order. So a computation waits only for the last exchange of each stream that it needs,
-/// and only if no earlier task of its own stream has waited for that one or a later one. Exchanges
+/// For each task, the exchanges whose arrival it must wait for itself. Exchanges of one queue
+/// arrive in order. So a computation waits only for the last exchange of each queue that it needs,
+/// and only if no earlier task of its own queue has waited for that one or a later one. Exchanges
 /// wait for no arrival: they send what computations wrote.
 std::vector<std::vector<TaskId>> awaited_exchanges(const TaskGraph& graph);
 

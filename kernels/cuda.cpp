@@ -1,5 +1,6 @@
 #include "kernels/cuda.hpp"
 
+#include <algorithm>
 #include <cstdio>
 
 namespace pipemoe::cuda {
@@ -33,11 +34,12 @@ Device current_device() {
   return device;
 }
 
-Stream::Stream(Priority priority) {
-  int least = 0, greatest = 0;
+Stream::Stream(Priority priority, int levels_below_highest) {
+  int least = 0, greatest = 0;  // a greater priority is a smaller number
   check(cudaDeviceGetStreamPriorityRange(&least, &greatest));
+  const int high = std::min(greatest + levels_below_highest, least);
   check(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking,
-                                     priority == Priority::High ? greatest : least));
+                                     priority == Priority::High ? high : least));
 }
 
 Stream::~Stream() {

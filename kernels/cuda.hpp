@@ -42,7 +42,8 @@ Device current_device();
 class Stream {
  public:
   enum class Priority { Normal, High };
-  explicit Stream(Priority priority = Priority::Normal);
+  /// High: so many levels below the highest priority of the device, but not below Normal.
+  explicit Stream(Priority priority = Priority::Normal, int levels_below_highest = 0);
   ~Stream();
   Stream(Stream&& other) noexcept : stream_(std::exchange(other.stream_, nullptr)) {}
   Stream& operator=(Stream&& other) noexcept {

@@ -22,7 +22,7 @@ namespace {
 /// are too fast for many chunks rather than for few.
 constexpr double kDegreeTolerance = 0.01;
 /// With unequal degrees an iteration takes 0.6 % longer in the median, and up to 5 %, than its
-/// forward and backward phases take at equal degrees (57 pairs on two H200 and two H100). We have
+/// forward and backward passes take at equal degrees (57 pairs on two H200 and two H100). We have
 /// not found the reason.
 constexpr double kUnequalGain = 0.015;
 
@@ -42,12 +42,12 @@ class Calibrator {
   void record_backward(const MoeLayer& layer, const MeasuredChunks& chunks,
                        const std::vector<Times>& times);
   MeasuredPoint record_exchanges(const MoeLayer& layer, const MeasuredChunks& chunks);
-  void record_overlaps();
-  void record_overlap(std::size_t of_layer, const LayerMeasurements::Overlap& overlap);
+  void record_contention();
+  void record_contention(std::size_t of_layer, const ContentionGraphs& graphs);
   void compare_exchanges();
   void record_handoffs();
   ExtraTime record_handoff(std::size_t of_layer, const MeasuredChunks& chunks, ChainParts parts,
-                           Exchanges counted);
+                           ExchangePlace counted);
   MeasuredPoint record(CalibrationRow row, const Times& times) {
     return pipemoe::exec::record(std::move(row), times, result_.rows);
   }
@@ -116,17 +116,21 @@ double Calibrator::record_tasks(const MoeLayer& layer, const MeasuredChunks& chu
   for (TaskId id = 0; id < chunks.graph.size(); ++id) {
     const Task& task = chunks.graph.task(id);
     if (is_exchange(task)) continue;
-    CalibrationRow row{row_name(task), layer.name, group_.size()};
-    if (const auto expert = expert_of(task)) {
-      row.amount = expert->flops.count;
-      row.unit = "flop";
-      points_.of(expert->key).push_back(with_join(task, record(row, times[id])));
-    } else {
-      row.amount = memory_traffic(task).amount();
-      row.unit = "byte";
-      points_.passes[memory_pass_of(task).value()].push_back(
-          with_join(task, record(row, times[id])));
-    }
+    const auto record_task = [&](double amount, const char* unit) {
+      CalibrationRow row{row_name(task), layer.name, group_.size(), amount, unit};
+      return with_join(task, record(std::move(row), times[id]));
+    };
+    std::visit(Overloaded{[&](const Products& products) {
+                            points_.of(expert_key(products))
+                                .push_back(record_task(products.flops().count, "flop"));
+                          },
+                          [&](const MemoryTraffic& traffic) {
+                            points_.kernels[traffic.kernel].push_back(
+                                record_task(traffic.bytes[0].amount(), "byte"));
+                          },
+                          [](const Collective&) {},
+                          [](const Timed&) { ensure(false, "a measured graph has timed tasks"); }},
+               task.work);
     sum += summarize(times[id]).median;
   }
   return sum;
@@ -139,21 +143,21 @@ void Calibrator::record_backward(const MoeLayer& layer, const MeasuredChunks& ch
   std::map<int, TaskId> inputs;
   for (TaskId id = 0; id < graph.size(); ++id) {
     const Task& task = graph.task(id);
-    const auto expert = expert_of(task);
-    if (!expert || expert->key.pass == Pass::Forward) continue;
-    if (expert->key.pass == Pass::InputGradient) {
-      inputs[task.chunk] = id;
+    const Products* weights = products_of(task.work);
+    if (weights == nullptr || weights->kind == ProductKind::Forward) continue;
+    if (weights->kind == ProductKind::InputGradient) {
+      inputs[task.key.chunk] = id;
       continue;
     }
-    const TaskId input = inputs.at(task.chunk);
+    const TaskId input = inputs.at(task.key.chunk);
     Times both = times[id];
     for (std::size_t i = 0; i < both.size(); ++i) both[i] += times[input][i];
-    ExpertFit key{layer.dtype,
-                  layer.activation,
-                  Pass::Backward,
-                  without_rows(layer.gemms(Pass::Backward, expert->rows, group_.size())),
-                  {}};
-    const double flops = expert->flops.count + expert_of(graph.task(input))->flops.count;
+    const ExpertFit key{layer.dtype,
+                        layer.activation,
+                        ProductKind::BothGradients,
+                        layer.gemms(ProductKind::BothGradients, group_.size()),
+                        {}};
+    const double flops = weights->flops().count + product_flops(graph.task(input).work).count;
     points_.of(key).push_back(with_join(graph.task(input), {flops, summarize(both).median}));
   }
 }
@@ -170,7 +174,7 @@ MeasuredPoint Calibrator::record_exchanges(const MoeLayer& layer, const Measured
     for (std::size_t i = 0; i < each.size(); ++i) {
       each[i] += std::max(times[i] - exchange_stamp_, times[i] / 2);
     }
-    bytes += exchange_bytes(task).amount();
+    bytes += collective_bytes(task.work).amount();
     count += 1;
   }
   for (double& mean : each) mean /= count;
@@ -186,7 +190,7 @@ Fit<Bytes> exact(const std::vector<MeasuredPoint>& points) {
 // Compares the exchanges in layers with exchanges that nothing but exchanges surrounds.
 void Calibrator::compare_exchanges() {
   if (!tools_.enqueues_ahead) return;
-  const Fit<Bytes> by_themselves = exact(points_.all_to_all_queued.at(group_.size()));
+  const Fit<Bytes> by_themselves = exact(points_.queued_all_to_all.at(group_.size()));
   for (std::size_t i = 0; i < layers_.size(); ++i) {
     std::vector<SlowdownPoint> factors;
     for (const auto& [amount, seconds] : exchanging_[i]) {
@@ -202,15 +206,15 @@ void Calibrator::record_handoffs() {
   if (!tools_.enqueues_ahead) return;
   ChainParts parts{.join = points_.join,
                    .alone = exact(points_.all_to_all.at(group_.size())),
-                   .queued = exact(points_.all_to_all_queued.at(group_.size()))};
+                   .queued = exact(points_.queued_all_to_all.at(group_.size()))};
   std::vector<ExtraTime> alone, queued;
   for (std::size_t i = 0; i < layers_.size(); ++i) {
-    alone.push_back(record_handoff(i, *measured_[i].serial, parts, Exchanges::Alone));
+    alone.push_back(record_handoff(i, *measured_[i].serial, parts, ExchangePlace::Alone));
   }
   parts.handoff_alone = cost_of_each(alone);
   for (std::size_t i = 0; i < layers_.size(); ++i) {
     for (const MeasuredChunks& chunks : measured_[i].grouped) {
-      queued.push_back(record_handoff(i, chunks, parts, Exchanges::Queued));
+      queued.push_back(record_handoff(i, chunks, parts, ExchangePlace::Queued));
     }
   }
   points_.handoffs = {parts.handoff_alone, cost_of_each(queued)};
@@ -221,7 +225,7 @@ void Calibrator::record_handoffs() {
 }
 
 ExtraTime Calibrator::record_handoff(std::size_t of_layer, const MeasuredChunks& chunks,
-                                     ChainParts parts, Exchanges counted) {
+                                     ChainParts parts, ExchangePlace counted) {
   parts.computing = computing_[of_layer].at(chunks.degree);
   parts.in_layer = points_.in_layers[of_layer].slowdown;
   const Times makespans = across(group_, in_seconds(chunks.measured.makespans), Across::Slowest);
@@ -230,29 +234,29 @@ ExtraTime Calibrator::record_handoff(std::size_t of_layer, const MeasuredChunks&
   for (const double makespan : makespans) {
     each.push_back((makespan - extra.whole + extra.seconds) / extra.count);
   }
-  record({counted == Exchanges::Alone ? "handoff" : "handoff, queued", layers_[of_layer].name,
+  record({counted == ExchangePlace::Alone ? "handoff" : "handoff, queued", layers_[of_layer].name,
           group_.size(), extra.count, "exchange"},
          each);
   result_.rows.back().outliers = 0;  // the times are differences of long makespans
   return extra;
 }
 
-void Calibrator::record_overlap(std::size_t of_layer, const LayerMeasurements::Overlap& overlap) {
+void Calibrator::record_contention(std::size_t of_layer, const ContentionGraphs& graphs) {
   const MoeLayer& layer = layers_[of_layer];
-  const Bytes bytes = largest_exchange(overlap.beside.graph);
+  const Bytes bytes = largest_exchange(graphs.beside.graph);
   const ExpertSizes sizes = layer.expert_sizes(group_.size());
   for (const Pass pass : {Pass::Forward, Pass::Backward}) {
     int rank = 0;
-    for (const Contention& found : all_gather(group_, contention(overlap, pass))) {
-      result_.contention.push_back({layer.name, sizes, pass, overlap.beside.degree, rank++, bytes,
+    for (const MeasuredContention& found : all_gather(group_, contention_of(graphs, pass))) {
+      result_.contention.push_back({layer.name, sizes, pass, graphs.beside.degree, rank++, bytes,
                                     found.compute, found.communication});
     }
   }
 }
 
-void Calibrator::record_overlaps() {
+void Calibrator::record_contention() {
   for (std::size_t i = 0; i < layers_.size(); ++i) {
-    for (const auto& overlap : measured_[i].overlaps) record_overlap(i, overlap);
+    for (const ContentionGraphs& graphs : measured_[i].contention) record_contention(i, graphs);
   }
 }
 
@@ -270,15 +274,16 @@ Calibration Calibrator::run() {
   step();
   compare_exchanges();
   record_handoffs();
-  record_overlaps();
+  record_contention();
   points_.contention = result_.contention;
   result_.cluster = calibrated_profile(points_, layers_.front().dtype, tools_, group_, options_);
-  result_.cluster.degrees.equal =
+  Conditions& conditions = result_.cluster.conditions;
+  conditions["equal_degrees"] =
       std::any_of(measured_.begin(), measured_.end(),
                   [](const LayerMeasurements& layer) { return layer.regroups; });
-  result_.cluster.degrees.tolerance = kDegreeTolerance;
-  result_.cluster.degrees.unequal_gain = kUnequalGain;
-  if (!result_.cluster.overlap) {
+  conditions["degree_tolerance"] = kDegreeTolerance;
+  conditions["unequal_degrees_gain"] = kUnequalGain;
+  if (!result_.cluster.contention) {
     result_.notes.push_back(
         "compute and communication never met long enough to see one slow the other");
   }

@@ -45,7 +45,7 @@ std::vector<Seconds> time_gemm(ProcessGroup& group, const GemmShape& shape, int 
   return times;
 }
 
-// Passes over each expert's rows, one expert after another as the experts do.
+// Applies the function to each expert's rows, one expert after another as the experts do.
 std::vector<Seconds> time_activation(ProcessGroup& group, const MoeLayer& layer, Pass pass,
                                      std::int64_t rows, int repeats) {
   const kernels::ActivationShape shape{layer.activation, rows, layer.hidden_dim};
@@ -66,11 +66,12 @@ std::vector<Seconds> time_activation(ProcessGroup& group, const MoeLayer& layer,
   return times;
 }
 
-// A computation that takes a while, and an exchange that waits for it on another stream.
+// A computation that takes a while, and an exchange that waits for it on another queue.
 TaskGraph exchange_after_work(int ranks) {
-  TaskGraphBuilder builder("exchange-after-work", ranks);
-  const TaskId work = builder.append({0, 0, Phase::Forward, Stream::Compute, Gate{}});
-  builder.depend(work, builder.append({0, 0, Phase::Forward, Stream::InterNode, AllToAll{}}));
+  TaskGraphBuilder builder("exchange-after-work", ranks, compute_and_communication());
+  const TaskId work = builder.append({{.step = Step::Gate}, kComputeQueue, MemoryTraffic{}});
+  builder.depend(work,
+                 builder.append({{.step = Step::Dispatch}, kCommunicationQueue, Collective{}}));
   return std::move(builder).build();
 }
 
@@ -88,7 +89,7 @@ std::vector<Seconds> time_all_to_all(const ExecutorOptions& options, ProcessGrou
   std::vector<float> receive(static_cast<std::size_t>(received.front() * ranks));
   const TaskGraph graph = exchange_after_work(group.size());
   ThreadGraphRunner runner(graph, [&](const Task& task, std::stop_token stop) {
-    if (task.stream == Stream::Compute) {
+    if (task.queue == kComputeQueue) {
       std::this_thread::sleep_for(std::chrono::microseconds(200));
     } else {
       communicator->exchange({send, parts, receive, received}, std::move(stop));
@@ -145,6 +146,7 @@ CalibrationTools calibration_tools(const ExecutorOptions& options, ProcessGroup&
   };
   tools.device = device(group);
   tools.versions = {{"BLAS", kernels::blas_version()}};
+  tools.conditions["communicator"] = options.chosen_communicator();
   tools.network = group.name();
   if (options.link) tools.network += ", link emulated: " + to_string(*options.link);
   return tools;

@@ -31,8 +31,8 @@ struct CalibrationTools {
   std::function<std::unique_ptr<Executor>(const MoeLayer&)> executor;
   /// Repeated times of one matrix product over all its groups, on all ranks at once.
   std::function<std::vector<Seconds>(const GemmShape&, Dtype, int repeats)> time_gemm;
-  /// Repeated times of the activation function's pass over `rows` expert rows, on all ranks at
-  /// once. A backward pass computes gradients too. Empty if no task runs the pass by itself.
+  /// Repeated times of the activation function over `rows` expert rows, on all ranks at once; in
+  /// the backward pass it computes gradients too. Empty if no task runs it by itself.
   std::function<std::vector<Seconds>(const MoeLayer&, Pass, std::int64_t rows, int repeats)>
       time_activation;
   /// Uniform all-to-alls between the ranks of a group, for each size in bytes a rank.
@@ -46,7 +46,9 @@ struct CalibrationTools {
   bool enqueues_ahead = false;
   Gpu device;  ///< one rank's device, its memory, and what is known of its links
   std::map<std::string, std::string> versions = {};  ///< of libraries and drivers
-  int exchange_ctas = 0;                             ///< as Cluster::exchange_ctas
+  /// Under what the executor runs: "communicator", the option's word, and "exchange_ctas" if
+  /// limited.
+  Conditions conditions = {};
   std::string network;  ///< for the sources: "shared memory, link emulated: ..."
 };
 

@@ -236,7 +236,10 @@ CalibrationTools cuda_calibration_tools(const ExecutorOptions& chosen, ProcessGr
   const auto communicator = make_communicator(options.communicator, options.exchange_ctas, group);
   tools.enqueues_ahead = communicator->asynchronous();
   tools.network = communicator->name();
-  tools.exchange_ctas = options.exchange_ctas;
+  tools.conditions["communicator"] = chosen.chosen_communicator();
+  if (options.exchange_ctas > 0) {
+    tools.conditions["exchange_ctas"] = std::int64_t{options.exchange_ctas};
+  }
   if (tools.enqueues_ahead) {
     tools.time_join = [options, &group](int repeats) {
       return time_join(*make_communicator(options.communicator, options.exchange_ctas, group),

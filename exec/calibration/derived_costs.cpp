@@ -11,7 +11,7 @@
 namespace pipemoe::exec {
 namespace {
 
-/// Streams must meet for this share of a stream's time; less says nothing.
+/// Queues must meet for this share of a queue's time; less says nothing.
 constexpr double kLeastMet = 1.0 / 64;
 
 template <class Which>
@@ -83,7 +83,7 @@ double exchange_stamp(const std::vector<LayerMeasurements>& layers,
 }
 
 ExtraTime handoff_time(const TaskGraph& chain, double makespan, const ChainParts& parts,
-                       Exchanges counted) {
+                       ExchangePlace counted) {
   ExtraTime extra{.seconds = makespan - parts.computing, .whole = makespan};
   for (const auto& awaited : awaited_exchanges(chain)) {
     extra.seconds -= awaited.empty() ? 0 : parts.join;
@@ -92,10 +92,10 @@ ExtraTime handoff_time(const TaskGraph& chain, double makespan, const ChainParts
     const Task& task = chain.task(id);
     if (!is_exchange(task)) continue;
     const bool queued = is_exchange(chain.task(before));
-    const Bytes bytes = exchange_bytes(task);
+    const Bytes bytes = collective_bytes(task.work);
     const double by_itself = (queued ? parts.queued(bytes) : parts.alone(bytes)).count();
     extra.seconds -= parts.in_layer.at(bytes) * by_itself;
-    if (queued == (counted == Exchanges::Queued)) {
+    if (queued == (counted == ExchangePlace::Queued)) {
       extra.count += 1;
     } else if (!queued) {
       extra.seconds -= parts.handoff_alone;
@@ -115,29 +115,29 @@ Seconds both_busy(const std::vector<TaskTimes>& a, const std::vector<TaskTimes>&
   return both;
 }
 
-std::optional<double> slowdown(const StreamTimes& stream) {
-  const Seconds worked_together = stream.alone - (stream.beside - stream.both);
-  if (stream.both < kLeastMet * stream.beside || worked_together <= Seconds{}) return std::nullopt;
-  return stream.both / worked_together;
+std::optional<double> slowdown(const QueueTimes& queue) {
+  const Seconds worked_together = queue.alone - (queue.beside - queue.both);
+  if (queue.both < kLeastMet * queue.beside || worked_together <= Seconds{}) return std::nullopt;
+  return queue.both / worked_together;
 }
 
-Contention contention(const LayerMeasurements::Overlap& overlap, Pass pass) {
+MeasuredContention contention_of(const ContentionGraphs& graphs, Pass pass) {
   const auto expert = [&](const Task& task) { return is_expert(task, pass); };
   const auto exchange = [&](const Task& task) { return is_beside_experts(task, pass); };
   const auto tasks_beside = [&](const auto& iteration, auto which) {
-    return tasks_of(overlap.beside.graph, iteration, which);
+    return tasks_of(graphs.beside.graph, iteration, which);
   };
-  const Seconds both = median_of(overlap.beside, [&](const auto& iteration) {
+  const Seconds both = median_of(graphs.beside, [&](const auto& iteration) {
     return both_busy(tasks_beside(iteration, expert), tasks_beside(iteration, exchange));
   });
   const auto times = [&](auto which) {
-    const Seconds alone = median_of(overlap.alone, [&](const auto& iteration) {
-      return total(tasks_of(overlap.alone.graph, iteration, which));
+    const Seconds alone = median_of(graphs.alone, [&](const auto& iteration) {
+      return total(tasks_of(graphs.alone.graph, iteration, which));
     });
-    const Seconds beside = median_of(overlap.beside, [&](const auto& iteration) {
+    const Seconds beside = median_of(graphs.beside, [&](const auto& iteration) {
       return total(tasks_beside(iteration, which));
     });
-    return StreamTimes{alone, beside, both};
+    return QueueTimes{alone, beside, both};
   };
   return {slowdown(times(expert)), slowdown(times(exchange))};
 }

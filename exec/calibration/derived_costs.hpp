@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "exec/calibration/measure.hpp"
+#include "models/contention.hpp"
 #include "models/fit.hpp"
-#include "models/slowdown.hpp"
 #include "models/task_graph.hpp"
 
 namespace pipemoe::exec {
@@ -41,35 +41,35 @@ struct ChainParts {
   double handoff_alone = 0;  ///< what an exchange behind a computation takes longer
   Slowdown in_layer{};       ///< of exchanges in the layer, relative to those by themselves
 };
-/// Alone: exchanges behind a computation. Queued: exchanges behind another exchange.
-enum class Exchanges { Alone, Queued };
-/// What exchanges of one kind add to a chain, beyond exchanges by themselves, if the chain has this
-/// makespan in seconds. Requires at least one such exchange.
+/// Alone: an exchange behind a computation. Queued: an exchange behind another exchange.
+enum class ExchangePlace { Alone, Queued };
+/// What exchanges in one place add to a chain, beyond exchanges by themselves, if the chain has
+/// this makespan in seconds. Requires at least one such exchange.
 ExtraTime handoff_time(const TaskGraph& chain, double makespan, const ChainParts& parts,
-                       Exchanges counted);
+                       ExchangePlace counted);
 
-/// How long all tasks of one stream took together.
-struct StreamTimes {
-  Seconds alone{};   ///< while the other stream had nothing to do
-  Seconds beside{};  ///< while the other stream had work; measured in turns with `alone`
-  Seconds both{};    ///< the part of `beside` in which both streams ran a task
+/// How long all tasks of one queue took together.
+struct QueueTimes {
+  Seconds alone{};   ///< while the other queue had nothing to do
+  Seconds beside{};  ///< while the other queue had work; measured in turns with `alone`
+  Seconds both{};    ///< the part of `beside` in which both queues ran a task
 };
 
-/// The slowdown s for which a stream that advances at 1/s while the other is busy takes as long as
-/// it did: alone = (beside - both) + both / s. Null if the streams met for less than a 64th of the
-/// stream's time, or if no s satisfies this.
-std::optional<double> slowdown(const StreamTimes& stream);
+/// The slowdown s for which a queue that advances at 1/s while the other is busy takes as long as
+/// it did: alone = (beside - both) + both / s. Null if the queues met for less than a 64th of the
+/// queue's time, or if no s satisfies this.
+std::optional<double> slowdown(const QueueTimes& queue);
 
-/// The time in which a task of `a` and a task of `b` ran at once. Tasks of one stream do not
+/// The time in which a task of `a` and a task of `b` ran at once. Tasks of one queue do not
 /// overlap.
 Seconds both_busy(const std::vector<TaskTimes>& a, const std::vector<TaskTimes>& b);
 
-/// How much the experts of a pass (Backward: both gradients) and the exchanges beside them slowed
+/// How much the experts of a pass (backward: both gradients) and the exchanges beside them slowed
 /// each other on this rank, by medians over the iterations. Null if they did not meet.
-struct Contention {
+struct MeasuredContention {
   std::optional<double> compute, communication;
 };
-Contention contention(const LayerMeasurements::Overlap& overlap, Pass pass);
+MeasuredContention contention_of(const ContentionGraphs& graphs, Pass pass);
 
 struct SlowdownPoint {
   Bytes in_flight;

@@ -18,8 +18,8 @@ constexpr int kRounds = 5;
 /// CUDA graph started its experts two exchanges late (kernel traces, NCCL through host memory);
 /// layers in eight chunks do not do that.
 constexpr std::int64_t kMostBeside = 6;
-/// Overlaps are repeated this many times as often: they are small differences of long times.
-constexpr int kOverlapRepeats = 2;
+/// Contention is measured with this many times the repeats: it is a small difference of long times.
+constexpr int kContentionRepeats = 2;
 /// The number of turns that sizes of exchanges take. The repeats of one size last milliseconds, and
 /// a disturbance from elsewhere may hit all of them.
 constexpr int kExchangeRounds = 3;
@@ -43,7 +43,8 @@ std::vector<MeasuredChunks> measure(std::vector<DegreeGraph> in_turns, Executor&
 
 // All degrees that can be measured, because chunks of similar sizes may run kernels that exchanges
 // slow differently. check_layers makes sure that there is one.
-std::vector<std::int64_t> overlap_degrees(const MoeLayer& layer, const CalibrateOptions& options) {
+std::vector<std::int64_t> contention_degrees(const MoeLayer& layer,
+                                             const CalibrateOptions& options) {
   std::set<std::int64_t> usable;
   for (const std::int64_t degree : options.degrees) {
     if (degree <= layer.slots()) usable.insert(degree);
@@ -52,15 +53,14 @@ std::vector<std::int64_t> overlap_degrees(const MoeLayer& layer, const Calibrate
 }
 
 // Measures one degree at a time, because each graph takes memory.
-LayerMeasurements::Overlap measure_overlap(const MoeLayer& layer, std::int64_t degree,
-                                           Executor& executor, ProcessGroup& group,
-                                           const CalibrateOptions& options) {
+ContentionGraphs measure_contention(const MoeLayer& layer, std::int64_t degree, Executor& executor,
+                                    ProcessGroup& group, const CalibrateOptions& options) {
   std::vector<DegreeGraph> pair;
   pair.push_back({degree, experts_then_exchanges(layer, group.size(), degree)});
   pair.push_back({degree, experts_under_exchanges(layer, group.size(), degree)});
   auto measured = measure(std::move(pair), executor, group,
                           {.warm_up = options.warm_up,
-                           .repeats = kOverlapRepeats * options.repeats,
+                           .repeats = kContentionRepeats * options.repeats,
                            .rounds = std::min(options.repeats, kRounds),
                            .makespans = false});
   return {std::move(measured[0]), std::move(measured[1])};
@@ -86,7 +86,7 @@ void measure_between(ProcessGroup& group, const PartMeasurement& to) {
     };
     to.points.all_to_all[group.size()].push_back(recorded("all_to_all", measured[i].alone));
     if (measured[i].queued.empty()) continue;
-    to.points.all_to_all_queued[group.size()].push_back(
+    to.points.queued_all_to_all[group.size()].push_back(
         recorded("all_to_all, queued", measured[i].queued));
   }
 }
@@ -105,14 +105,14 @@ LayerMeasurements measure_layer(const MoeLayer& layer, const CalibrationTools& t
                                 ProcessGroup& group, const CalibrateOptions& options) {
   const auto executor = tools.executor(layer);
   const int ranks = group.size();
-  const std::vector<std::int64_t> overlapped = overlap_degrees(layer, options);
+  const std::vector<std::int64_t> contended = contention_degrees(layer, options);
   std::vector<DegreeGraph> by_themselves;
   for (const std::int64_t degree : options.degrees) {
     if (degree > layer.slots()) continue;
     by_themselves.push_back({degree, grouped_chunks(layer, ranks, degree)});
   }
   if (tools.enqueues_ahead) {
-    const std::int64_t few = overlapped.size() > 1 ? overlapped[1] : overlapped[0];
+    const std::int64_t few = contended.size() > 1 ? contended[1] : contended[0];
     by_themselves.push_back({few, serial_chunks(layer, ranks, few)});
     by_themselves.push_back({few, computations_only(layer, ranks, few)});
   }
@@ -128,8 +128,8 @@ LayerMeasurements measure_layer(const MoeLayer& layer, const CalibrationTools& t
       measurements.grouped.pop_back();
     }
   }
-  for (const std::int64_t degree : overlapped) {
-    measurements.overlaps.push_back(measure_overlap(layer, degree, *executor, group, options));
+  for (const std::int64_t degree : contended) {
+    measurements.contention.push_back(measure_contention(layer, degree, *executor, group, options));
   }
   return measurements;
 }
@@ -140,7 +140,8 @@ void measure_gemms(const PartMeasurement& to) {
     for (const std::int64_t degree : to.options.degrees) {
       if (degree > layer.slots()) continue;
       const std::int64_t rows = layer.chunk_rows(degree).front();
-      for (const GemmShape& gemm : layer.gemms(Pass::Forward, rows, to.group.size())) {
+      const Products products = layer.products(ProductKind::Forward, rows, to.group.size());
+      for (const GemmShape& gemm : products.gemms()) {
         if (!seen.insert({gemm.groups, gemm.rows, gemm.n, gemm.k}).second) continue;
         const Times times =
             across(to.group, in_seconds(to.tools.time_gemm(gemm, layer.dtype, to.options.repeats)),
@@ -161,16 +162,17 @@ void measure_activations(const PartMeasurement& to) {
     for (const std::int64_t degree : to.options.degrees) {
       if (degree > layer.slots()) continue;
       const std::int64_t rows = layer.chunk_rows(degree).front();
-      for (const Pass pass : {Pass::Forward, Pass::InputGradient}) {
+      for (const Pass pass : {Pass::Forward, Pass::Backward}) {
         const bool forward = pass == Pass::Forward;
+        const Products products = layer.products(
+            forward ? ProductKind::Forward : ProductKind::InputGradient, rows, to.group.size());
         const Times times = across(
             to.group, in_seconds(to.tools.time_activation(layer, pass, rows, to.options.repeats)),
             Across::Slowest);
-        to.points.passes[forward ? MemoryPass::Activation : MemoryPass::ActivationBackward]
-            .push_back(
-                record({forward ? "activation forward" : "activation backward", layer.name,
-                        to.group.size(), layer.activation_bytes(pass, rows).amount(), "byte"},
-                       times, to.rows));
+        to.points.kernels[forward ? MemoryKernel::Activation : MemoryKernel::ActivationBackward]
+            .push_back(record({forward ? "activation forward" : "activation backward", layer.name,
+                               to.group.size(), products.activation_bytes().amount(), "byte"},
+                              times, to.rows));
       }
     }
   }

@@ -23,17 +23,19 @@ struct MeasuredChunks {
   Times durations(TaskId id) const;
 };
 
+/// The same experts and exchanges, apart and at once.
+struct ContentionGraphs {
+  MeasuredChunks alone;   ///< experts_then_exchanges, in turns with `beside`
+  MeasuredChunks beside;  ///< experts_under_exchanges of the same degree
+};
+
 struct LayerMeasurements {
   std::vector<MeasuredChunks> grouped;  ///< grouped_chunks of every degree that the layer allows
   /// serial_chunks and computations_only of one degree, if tasks are enqueued ahead. The latter
   /// computes with whatever its buffers hold, so only its time stamps count, not its times.
   std::optional<MeasuredChunks> serial, computations;
-  struct Overlap {
-    MeasuredChunks alone;   ///< experts_then_exchanges, in turns with `beside`
-    MeasuredChunks beside;  ///< experts_under_exchanges of the same degree
-  };
-  std::vector<Overlap> overlaps;
-  bool regroups = false;  ///< Executor::regroups
+  std::vector<ContentionGraphs> contention;  ///< one for each degree that is measured
+  bool regroups = false;                     ///< Executor::regroups
 };
 
 /// Graphs that are compared with each other take turns, so that they drift alike. Collective.

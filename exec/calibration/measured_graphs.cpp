@@ -38,18 +38,17 @@ class Chain {
 };
 
 // Makes the tasks of one kind for all chunks.
-class Chunks {
+class ChunkTaskMaker {
  public:
-  Chunks(const MoeLayer& layer, std::int64_t num_ranks, std::int64_t degree)
+  ChunkTaskMaker(const MoeLayer& layer, std::int64_t num_ranks, std::int64_t degree)
       : tasks(layer, num_ranks), rows_(layer.chunk_rows(degree)) {}
 
-  std::vector<Task> exchanges(Purpose purpose, Phase phase) const {
-    return of_each([&](int chunk, std::int64_t rows) {
-      return tasks.all_to_all(purpose, phase, chunk, rows);
-    });
+  std::vector<Task> exchanges(Step step, Pass pass) const {
+    return of_each(
+        [&](int chunk, std::int64_t rows) { return tasks.all_to_all(step, pass, chunk, rows); });
   }
-  std::vector<Task> experts(Pass pass) const {
-    return of_each([&](int chunk, std::int64_t rows) { return tasks.expert(pass, chunk, rows); });
+  std::vector<Task> experts(ProductKind kind) const {
+    return of_each([&](int chunk, std::int64_t rows) { return tasks.expert(kind, chunk, rows); });
   }
 
   const LayerTasks tasks;
@@ -67,58 +66,60 @@ class Chunks {
   std::vector<std::int64_t> rows_;
 };
 
-// A pass of the experts, and the exchanges that run beside it.
-struct Stage {
-  Pass pass;
-  Purpose purpose;
-  Phase phase;
+// Experts, and the exchanges that run beside them.
+struct ExpertsAndExchanges {
+  ProductKind experts;
+  Step exchanges;
+  Pass pass;  // of the exchanges
 };
-/// No exchange writes what the experts of its stage read, or sends what they write. Forward experts
-/// write outputs. Input gradients read what the combines of their phase brought; weight gradients
+/// No exchange writes what the experts beside it read, or sends what they write. Forward experts
+/// write outputs. Input gradients read what the combines of their pass brought; weight gradients
 /// also read what the dispatches brought.
-constexpr std::array kStages{Stage{Pass::Forward, Purpose::Combine, Phase::Backward},
-                             Stage{Pass::InputGradient, Purpose::Dispatch, Phase::Forward},
-                             Stage{Pass::WeightGradient, Purpose::Combine, Phase::Forward}};
+constexpr std::array kParts{
+    ExpertsAndExchanges{ProductKind::Forward, Step::Combine, Pass::Backward},
+    ExpertsAndExchanges{ProductKind::InputGradient, Step::Dispatch, Pass::Forward},
+    ExpertsAndExchanges{ProductKind::WeightGradient, Step::Combine, Pass::Forward}};
 
 enum class Beside { No, Yes };
 
-TaskGraph stages(const char* name, const Chunks& chunks, std::int64_t num_ranks, Beside beside) {
-  TaskGraphBuilder builder(name, num_ranks);
+TaskGraph three_parts(const char* name, const ChunkTaskMaker& chunks, std::int64_t num_ranks,
+                      Beside beside) {
+  TaskGraphBuilder builder(name, num_ranks, compute_and_communication());
   Chain chain(builder);
-  chain.then(chunks.tasks.gate(Phase::Forward));
-  chain.then(chunks.tasks.permute(Phase::Forward));  // makes rows and gradients to exchange
-  chain.then(chunks.tasks.unpermute(Phase::Forward));
-  chain.then(chunks.tasks.unpermute(Phase::Backward));
-  for (const Stage& stage : kStages) {
+  chain.then(chunks.tasks.gate(Pass::Forward));
+  chain.then(chunks.tasks.permute(Pass::Forward));  // makes rows and gradients to exchange
+  chain.then(chunks.tasks.unpermute(Pass::Forward));
+  chain.then(chunks.tasks.unpermute(Pass::Backward));
+  for (const ExpertsAndExchanges& part : kParts) {
     Chain other = chain;
-    chain.then(chunks.experts(stage.pass));
-    (beside == Beside::Yes ? other : chain).then(chunks.exchanges(stage.purpose, stage.phase));
+    chain.then(chunks.experts(part.experts));
+    (beside == Beside::Yes ? other : chain).then(chunks.exchanges(part.exchanges, part.pass));
     if (beside == Beside::Yes) chain.join(other);
   }
   return std::move(builder).build();
 }
 
-enum class Exchanges { None, First };
+enum class WithExchanges { No, Yes };
 
-TaskGraph grouped(const char* name, const Chunks& chunks, std::int64_t num_ranks,
-                  Exchanges exchanges) {
-  TaskGraphBuilder builder(name, num_ranks);
+TaskGraph grouped(const char* name, const ChunkTaskMaker& chunks, std::int64_t num_ranks,
+                  WithExchanges exchanges) {
+  TaskGraphBuilder builder(name, num_ranks, compute_and_communication());
   Chain chain(builder);
-  chain.then(chunks.tasks.gate(Phase::Forward));
-  chain.then(chunks.tasks.permute(Phase::Forward));
-  if (exchanges == Exchanges::First) {
-    chain.then(chunks.exchanges(Purpose::Dispatch, Phase::Forward));
-    chain.then(chunks.exchanges(Purpose::Combine, Phase::Forward));
-    chain.then(chunks.exchanges(Purpose::Combine, Phase::Backward));
-    chain.then(chunks.exchanges(Purpose::Dispatch, Phase::Backward));
+  chain.then(chunks.tasks.gate(Pass::Forward));
+  chain.then(chunks.tasks.permute(Pass::Forward));
+  if (exchanges == WithExchanges::Yes) {
+    chain.then(chunks.exchanges(Step::Dispatch, Pass::Forward));
+    chain.then(chunks.exchanges(Step::Combine, Pass::Forward));
+    chain.then(chunks.exchanges(Step::Combine, Pass::Backward));
+    chain.then(chunks.exchanges(Step::Dispatch, Pass::Backward));
   }
-  chain.then(chunks.experts(Pass::Forward));
-  chain.then(chunks.tasks.unpermute(Phase::Forward));
-  chain.then(chunks.tasks.unpermute(Phase::Backward));
-  chain.then(chunks.tasks.gate(Phase::Backward));
-  chain.then(chunks.experts(Pass::InputGradient));
-  chain.then(chunks.experts(Pass::WeightGradient));
-  chain.then(chunks.tasks.permute(Phase::Backward));
+  chain.then(chunks.experts(ProductKind::Forward));
+  chain.then(chunks.tasks.unpermute(Pass::Forward));
+  chain.then(chunks.tasks.unpermute(Pass::Backward));
+  chain.then(chunks.tasks.gate(Pass::Backward));
+  chain.then(chunks.experts(ProductKind::InputGradient));
+  chain.then(chunks.experts(ProductKind::WeightGradient));
+  chain.then(chunks.tasks.permute(Pass::Backward));
   return std::move(builder).build();
 }
 
@@ -127,49 +128,52 @@ TaskGraph grouped(const char* name, const Chunks& chunks, std::int64_t num_ranks
 TaskGraph serial_chunks(const MoeLayer& layer, std::int64_t num_ranks, std::int64_t degree) {
   const LayerTasks tasks(layer, num_ranks);
   const std::vector<std::int64_t> rows = layer.chunk_rows(degree);
-  TaskGraphBuilder builder("serial-chunks", num_ranks);
+  TaskGraphBuilder builder("serial-chunks", num_ranks, compute_and_communication());
   Chain chain(builder);
-  const auto chunks = [&](Phase phase, Purpose first, std::vector<Pass> passes, Purpose second) {
+  const auto chunks = [&](Pass pass, Step first, std::vector<ProductKind> kinds, Step second) {
     for (std::size_t i = 0; i < rows.size(); ++i) {
       const int chunk = static_cast<int>(i);
-      chain.then(tasks.all_to_all(first, phase, chunk, rows[i]));
-      for (const Pass pass : passes) chain.then(tasks.expert(pass, chunk, rows[i]));
-      chain.then(tasks.all_to_all(second, phase, chunk, rows[i]));
+      chain.then(tasks.all_to_all(first, pass, chunk, rows[i]));
+      for (const ProductKind kind : kinds) chain.then(tasks.expert(kind, chunk, rows[i]));
+      chain.then(tasks.all_to_all(second, pass, chunk, rows[i]));
     }
   };
-  chain.then(tasks.gate(Phase::Forward));
-  chain.then(tasks.permute(Phase::Forward));
-  chunks(Phase::Forward, Purpose::Dispatch, {Pass::Forward}, Purpose::Combine);
-  chain.then(tasks.unpermute(Phase::Forward));
-  chain.then(tasks.unpermute(Phase::Backward));
-  chain.then(tasks.gate(Phase::Backward));
-  chunks(Phase::Backward, Purpose::Combine, {Pass::InputGradient, Pass::WeightGradient},
-         Purpose::Dispatch);
-  chain.then(tasks.permute(Phase::Backward));
+  chain.then(tasks.gate(Pass::Forward));
+  chain.then(tasks.permute(Pass::Forward));
+  chunks(Pass::Forward, Step::Dispatch, {ProductKind::Forward}, Step::Combine);
+  chain.then(tasks.unpermute(Pass::Forward));
+  chain.then(tasks.unpermute(Pass::Backward));
+  chain.then(tasks.gate(Pass::Backward));
+  chunks(Pass::Backward, Step::Combine, {ProductKind::InputGradient, ProductKind::WeightGradient},
+         Step::Dispatch);
+  chain.then(tasks.permute(Pass::Backward));
   return std::move(builder).build();
 }
 
 TaskGraph grouped_chunks(const MoeLayer& layer, std::int64_t num_ranks, std::int64_t degree) {
-  return grouped("grouped-chunks", Chunks(layer, num_ranks, degree), num_ranks, Exchanges::First);
+  return grouped("grouped-chunks", ChunkTaskMaker(layer, num_ranks, degree), num_ranks,
+                 WithExchanges::Yes);
 }
 
 TaskGraph computations_only(const MoeLayer& layer, std::int64_t num_ranks, std::int64_t degree) {
-  return grouped("computations-only", Chunks(layer, num_ranks, degree), num_ranks, Exchanges::None);
+  return grouped("computations-only", ChunkTaskMaker(layer, num_ranks, degree), num_ranks,
+                 WithExchanges::No);
 }
 
 TaskGraph experts_under_exchanges(const MoeLayer& layer, std::int64_t num_ranks,
                                   std::int64_t degree) {
-  return stages("experts-under-exchanges", Chunks(layer, num_ranks, degree), num_ranks,
-                Beside::Yes);
+  return three_parts("experts-under-exchanges", ChunkTaskMaker(layer, num_ranks, degree), num_ranks,
+                     Beside::Yes);
 }
 
 TaskGraph experts_then_exchanges(const MoeLayer& layer, std::int64_t num_ranks,
                                  std::int64_t degree) {
-  return stages("experts-then-exchanges", Chunks(layer, num_ranks, degree), num_ranks, Beside::No);
+  return three_parts("experts-then-exchanges", ChunkTaskMaker(layer, num_ranks, degree), num_ranks,
+                     Beside::No);
 }
 
 bool waits_for_exchange(const Task& task) {
-  switch (moe_step(task.key())) {
+  switch (moe_step(task.key)) {
     case MoeStep::Expert:
     case MoeStep::ExpertBackward:
     case MoeStep::ExpertInputGradient:
@@ -190,66 +194,25 @@ bool waits_for_exchange(const Task& task) {
   return false;
 }
 
-std::optional<MemoryPass> memory_pass_of(const Task& task) {
-  switch (moe_step(task.key())) {
-    case MoeStep::Gate:
-      return MemoryPass::Gate;
-    case MoeStep::Permute:
-      return MemoryPass::Permute;
-    case MoeStep::Unpermute:
-      return MemoryPass::Unpermute;
-    case MoeStep::UnpermuteBackward:
-      return MemoryPass::UnpermuteBackward;
-    case MoeStep::PermuteBackward:
-      return MemoryPass::PermuteBackward;
-    case MoeStep::GateBackward:
-      return MemoryPass::GateBackward;
-    case MoeStep::Dispatch:
-    case MoeStep::Expert:
-    case MoeStep::Combine:
-    case MoeStep::CombineBackward:
-    case MoeStep::ExpertBackward:
-    case MoeStep::ExpertInputGradient:
-    case MoeStep::ExpertWeightGradient:
-    case MoeStep::DispatchBackward:
-      return std::nullopt;
-  }
-  return std::nullopt;
-}
-
-Bytes memory_traffic(const Task& task) {
-  if (const auto* gate = std::get_if<Gate>(&task.operation)) return gate->traffic;
-  if (const auto* permute = std::get_if<Permute>(&task.operation)) return permute->traffic;
-  return std::get<Unpermute>(task.operation).traffic;
-}
-
 std::string row_name(const Task& task) {
-  return to_string(kind_of(task.operation)) + " " + to_string(task.phase);
+  return to_string(task.key.step) + " " + to_string(task.key.pass);
 }
 
-std::optional<MeasuredExpert> expert_of(const Task& task) {
-  const auto* expert = std::get_if<ExpertFfn>(&task.operation);
-  if (expert == nullptr) return std::nullopt;
-  return MeasuredExpert{
-      {expert->dtype, expert->activation, expert->pass, without_rows(expert->gemms), {}},
-      expert->gemms.front().rows,
-      expert_flops(task.operation)};
+ExpertFit expert_key(const Products& products) {
+  return {products.dtype, products.activation, products.kind, products.shapes, {}};
 }
 
 bool is_expert(const Task& task, Pass pass) {
-  const auto expert = expert_of(task);
-  return expert && (expert->key.pass == Pass::Forward) == (pass == Pass::Forward);
+  return products_of(task.work) != nullptr && task.key.pass == pass;
 }
 
 bool is_beside_experts(const Task& task, Pass pass) {
-  return is_exchange(task) && (task.phase == Phase::Backward) == (pass == Pass::Forward);
+  return is_exchange(task) && task.key.pass != pass;
 }
-
-Bytes exchange_bytes(const Task& task) { return exchanged_bytes(task.operation); }
 
 Bytes largest_exchange(const TaskGraph& graph) {
   Bytes largest;
-  for (const Task& task : graph.tasks()) largest = std::max(largest, exchange_bytes(task));
+  for (const Task& task : graph.tasks()) largest = std::max(largest, collective_bytes(task.work));
   return largest;
 }
 

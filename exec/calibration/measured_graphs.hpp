@@ -4,7 +4,6 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <string>
 
 #include "models/cluster.hpp"
@@ -24,16 +23,16 @@ TaskGraph grouped_chunks(const MoeLayer& layer, std::int64_t num_ranks, std::int
 /// The computations of grouped_chunks without any exchange.
 TaskGraph computations_only(const MoeLayer& layer, std::int64_t num_ranks, std::int64_t degree);
 
-/// Three stages, each of which waits for the one before it: forward experts beside the backward
-/// phase's combines, input gradients beside dispatches, weight gradients beside combines. The rows
+/// Three parts, each of which waits for the one before it: forward experts beside the backward
+/// pass's combines, input gradients beside dispatches, weight gradients beside combines. The rows
 /// come from the previous iteration, and nobody writes what is being read. As in a layer, the
 /// device computes nearly all the time, which decides its speed near the power limit. The exchanges
-/// of a stage follow each other, so that they start at any time of an expert: when both were
+/// of a part follow each other, so that they start at any time of an expert: when both were
 /// enqueued together, slowdowns jumped from degree to degree.
 TaskGraph experts_under_exchanges(const MoeLayer& layer, std::int64_t num_ranks,
                                   std::int64_t degree);
 
-/// The same tasks without overlap: the exchanges of a stage follow its experts.
+/// The same tasks without overlap: the exchanges of a part follow its experts.
 TaskGraph experts_then_exchanges(const MoeLayer& layer, std::int64_t num_ranks,
                                  std::int64_t degree);
 
@@ -43,26 +42,14 @@ bool waits_for_exchange(const Task& task);
 /// The name of a task in tables: "expert forward", ...
 std::string row_name(const Task& task);
 
-/// The name of a task that moves memory in a profile; null for all other tasks.
-std::optional<MemoryPass> memory_pass_of(const Task& task);
-/// The bytes that it reads and writes. Requires memory_pass_of().
-Bytes memory_traffic(const Task& task);
+/// Which fit of a profile describes an expert's task; it has no fit yet.
+ExpertFit expert_key(const Products& products);
 
-/// What an expert's task computes; null for all other tasks.
-struct MeasuredExpert {
-  ExpertFit key;  ///< without a fit
-  std::int64_t rows = 0;
-  Flops flops;
-};
-std::optional<MeasuredExpert> expert_of(const Task& task);
-
-/// Whether the task is an expert of the forward pass, or of the backward phase for Pass::Backward.
+/// Whether the task is an expert of this pass.
 bool is_expert(const Task& task, Pass pass);
 /// Whether the task is an exchange that runs beside such experts in experts_under_exchanges.
 bool is_beside_experts(const Task& task, Pass pass);
 
-/// The bytes that a rank sends in an exchange; 0 for all other tasks.
-Bytes exchange_bytes(const Task& task);
 /// The most bytes that a rank sends in one exchange of the graph.
 Bytes largest_exchange(const TaskGraph& graph);
 

@@ -39,7 +39,7 @@ struct CalibrationRow {
 struct ContentionRow {
   std::string layer;
   ExpertSizes sizes;
-  Pass pass = Pass::Forward;  ///< or Backward: both gradients
+  Pass pass = Pass::Forward;  ///< backward: both gradients
   std::int64_t degree = 1;
   int rank = 0;
   Bytes in_flight;  ///< bytes of one rank in the exchange that ran beside the experts
@@ -60,11 +60,11 @@ struct CalibrationPoints {
     std::vector<MeasuredPoint> points;
   };
 
-  std::map<MemoryPass, std::vector<MeasuredPoint>> passes;
+  std::map<MemoryKernel, std::vector<MeasuredPoint>> kernels;
   std::vector<Expert> experts;
   std::vector<MeasuredPoint> gemms;
   std::map<std::int64_t, std::vector<MeasuredPoint>> all_to_all;  ///< by number of ranks
-  std::map<std::int64_t, std::vector<MeasuredPoint>> all_to_all_queued;
+  std::map<std::int64_t, std::vector<MeasuredPoint>> queued_all_to_all;
   /// Seconds by which an exchange in a layer takes longer than these, because a computation waits
   /// for it. Below 0 if the computation's share, `join`, contains part of the exchange.
   struct Handoffs {
@@ -72,12 +72,12 @@ struct CalibrationPoints {
   };
   Handoffs handoffs;
   /// Seconds by which a computation that waits for an exchange takes longer than the same
-  /// computation by itself. Included in the points of experts and passes.
+  /// computation by itself. Included in the points of experts and kernels.
   double join = 0;
-  std::vector<ExchangesInLayers> in_layers;  ///< one for each layer
+  std::vector<CollectivesInLayers> in_layers;  ///< one for each layer
   std::vector<ContentionRow> contention;
 
-  /// The points of one shape's expert pass.
+  /// The points of one kind of product of experts of one shape.
   std::vector<MeasuredPoint>& of(const ExpertFit& key);
 };
 

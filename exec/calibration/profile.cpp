@@ -44,24 +44,24 @@ std::vector<MeasuredPoint> merge_close(std::vector<MeasuredPoint> points) {
 
 // Pools adjacent violators: finds the times nearest in least squares that do not fall.
 std::vector<MeasuredPoint> isotonic(std::vector<MeasuredPoint> points) {
-  struct Block {
+  struct Pooled {
     double seconds;
     std::size_t count;
     double mean() const { return seconds / static_cast<double>(count); }
   };
-  std::vector<Block> blocks;
+  std::vector<Pooled> pools;
   for (const MeasuredPoint& point : points) {
-    blocks.push_back({point.seconds, 1});
-    while (blocks.size() > 1 && blocks[blocks.size() - 2].mean() > blocks.back().mean()) {
-      const Block last = blocks.back();
-      blocks.pop_back();
-      blocks.back().seconds += last.seconds;
-      blocks.back().count += last.count;
+    pools.push_back({point.seconds, 1});
+    while (pools.size() > 1 && pools[pools.size() - 2].mean() > pools.back().mean()) {
+      const Pooled last = pools.back();
+      pools.pop_back();
+      pools.back().seconds += last.seconds;
+      pools.back().count += last.count;
     }
   }
   std::size_t next = 0;
-  for (const Block& block : blocks) {
-    for (std::size_t i = 0; i < block.count; ++i) points[next++].seconds = block.mean();
+  for (const Pooled& pool : pools) {
+    for (std::size_t i = 0; i < pool.count; ++i) points[next++].seconds = pool.mean();
   }
   return points;
 }
@@ -158,12 +158,12 @@ void fill_fits(const CalibrationPoints& points, Dtype dtype, const CalibrationTo
     in_layer +=
         fmt::format(", {:.1f} us included where it waits for an exchange", 1e6 * points.join);
   }
-  for (const auto& [pass, of_pass] : points.passes) {
-    cluster.passes.emplace(pass,
-                           choose_model<Bytes>(fit_points(of_pass), kLineTolerance, in_layer));
+  for (const auto& [kernel, of_kernel] : points.kernels) {
+    cluster.kernels.emplace(kernel,
+                            choose_model<Bytes>(fit_points(of_kernel), kLineTolerance, in_layer));
   }
   // If no task runs the activation by itself, the experts' fits contain its cost.
-  cluster.passes.try_emplace(MemoryPass::Activation, NotModelled{});
+  cluster.kernels.try_emplace(MemoryKernel::Activation, NotModelled{});
   cluster.gemm[dtype] =
       choose_model<Flops>(fit_points(points.gemms), std::numeric_limits<double>::infinity(),
                           source("matrix products of the layers", options, ranks));
@@ -171,25 +171,25 @@ void fill_fits(const CalibrationPoints& points, Dtype dtype, const CalibrationTo
     ExpertFit& expert = cluster.experts.emplace_back(key);
     expert.fit = choose_model<Flops>(fit_points(of_expert), kLineTolerance, in_layer);
   }
-  const auto by_ranks = [&](const auto& all, double handoff, std::string what, auto& to) {
+  const auto by_ranks = [&](const auto& all, double handoff, std::string what, CollectiveFits& to) {
     if (handoff != 0) {
       what += fmt::format(", {:.1f} us of handoff in a layer included", 1e6 * handoff);
     }
-    for (const auto& [group, of_group] : all) {
+    for (const auto& [count, of_group] : all) {
       std::vector<MeasuredPoint> in_layers = of_group;
       for (MeasuredPoint& point : in_layers) {
         point.seconds = std::max(point.seconds + handoff, point.seconds / 2);
       }
-      to[group] = choose_model<Bytes>(fit_points(in_layers), kLineTolerance,
-                                      source(what, options, static_cast<int>(group)));
+      to[{CollectiveKind::AllToAll, {count, 1}}] = choose_model<Bytes>(
+          fit_points(in_layers), kLineTolerance, source(what, options, static_cast<int>(count)));
     }
   };
-  by_ranks(points.all_to_all, points.handoffs.alone, tools.network, cluster.all_to_all);
-  by_ranks(points.all_to_all_queued, points.handoffs.queued, tools.network + ", one behind another",
-           cluster.all_to_all_queued);
-  for (const ExchangesInLayers& layer : points.in_layers) {
-    const auto same = [&](const ExchangesInLayers& other) { return other.sizes == layer.sizes; };
-    auto& all = cluster.all_to_all_in_layers;
+  by_ranks(points.all_to_all, points.handoffs.alone, tools.network, cluster.collectives);
+  by_ranks(points.queued_all_to_all, points.handoffs.queued, tools.network + ", one behind another",
+           cluster.queued_collectives);
+  for (const CollectivesInLayers& layer : points.in_layers) {
+    const auto same = [&](const CollectivesInLayers& other) { return other.sizes == layer.sizes; };
+    auto& all = cluster.collectives_in_layers;
     if (std::none_of(all.begin(), all.end(), same)) all.push_back(layer);
   }
 }
@@ -217,7 +217,7 @@ struct SlowdownPoints {
   bool complete() const { return !compute.empty() && !communication.empty(); }
 };
 
-std::vector<ExpertOverlap> overlap_by_experts(const CalibrationPoints& points, int ranks) {
+std::vector<ExpertContention> contention_by_experts(const CalibrationPoints& points, int ranks) {
   struct OfExperts {
     ExpertSizes sizes;
     Pass pass;
@@ -235,7 +235,7 @@ std::vector<ExpertOverlap> overlap_by_experts(const CalibrationPoints& points, i
     return slowdown_by_bytes(of,
                              spread(of) > kUncertain ? of.size() : static_cast<std::size_t>(ranks));
   };
-  std::vector<ExpertOverlap> experts;
+  std::vector<ExpertContention> experts;
   for (const auto& [sizes, pass, of] : all) {
     if (!of.complete()) continue;
     experts.push_back({sizes, by_bytes(of.compute), by_bytes(of.communication), pass});
@@ -243,7 +243,7 @@ std::vector<ExpertOverlap> overlap_by_experts(const CalibrationPoints& points, i
   return experts;
 }
 
-void fill_overlap(const CalibrationPoints& points, int ranks, Cluster& cluster) {
+void fill_contention(const CalibrationPoints& points, int ranks, Cluster& cluster) {
   constexpr std::size_t kTogether = 6;
   SlowdownPoints all;
   for (const ContentionRow& row : points.contention) all.add(row);
@@ -253,12 +253,12 @@ void fill_overlap(const CalibrationPoints& points, int ranks, Cluster& cluster) 
         of.begin(), of.end(), [](const auto& a, const auto& b) { return a.factor < b.factor; });
     return fmt::format("{:.3f} to {:.3f}", least->factor, most->factor);
   };
-  cluster.overlap = Overlap{
+  cluster.contention = Contention{
       slowdown_by_bytes(all.compute, kTogether), slowdown_by_bytes(all.communication, kTogether),
       fmt::format("pipemoe calibrate, experts under exchanges: medians over layers, degrees and "
                   "ranks, of each layer's experts over ranks; compute {}, communication {}",
                   range(all.compute), range(all.communication)),
-      overlap_by_experts(points, ranks)};
+      contention_by_experts(points, ranks)};
 }
 
 }  // namespace
@@ -274,10 +274,10 @@ Cluster calibrated_profile(const CalibrationPoints& points, Dtype dtype,
     cluster.source += fmt::format("; {} {}", name, version);
   }
   cluster.gpu = tools.device;
-  cluster.exchange_ctas = tools.exchange_ctas;
+  cluster.conditions = tools.conditions;
   fill_fits(points, dtype, tools, options, group.size(), cluster);
   fill_links(points, cluster);
-  fill_overlap(points, group.size(), cluster);
+  fill_contention(points, group.size(), cluster);
   return cluster;
 }
 
