@@ -4,8 +4,12 @@
 #include <algorithm>
 #include <catch2/catch.hpp>
 #include <cmath>
+#include <filesystem>
+#include <optional>
 #include <random>
 
+#include "models/cluster_io.hpp"
+#include "models/config.hpp"
 #include "models/error.hpp"
 #include "models/links.hpp"
 #include "models/schedule.hpp"
@@ -41,6 +45,27 @@ void require_equal_levels(const TaskGraph& graph, const Cluster& cluster) {
   CAPTURE(links.count(), node.count());
   REQUIRE(links > Seconds{});
   REQUIRE(equal(links.count(), node.count()));
+}
+
+// Of all schedules at degrees 1/1, 2/3 and 4/4. Returns how many graphs there were: three of each
+// PipeMoE, Tutel's two with equal degrees, one without a choice of sequential and of FasterMoE.
+constexpr int kGraphsOfALayer = 10;
+int require_equal_levels_of_schedules(const MoeLayer& layer, const Cluster& cluster) {
+  int compared = 0;
+  for (const Schedule& schedule : all_schedules()) {
+    for (const Degrees degrees : {Degrees{1, 1}, Degrees{2, 3}, Degrees{4, 4}}) {
+      CAPTURE(cluster.name, schedule.name, to_string(degrees));
+      std::optional<TaskGraph> graph;
+      try {
+        graph = build_graph(schedule.name, layer, cluster, degrees);
+      } catch (const InputError&) {
+        continue;  // a schedule without these degrees
+      }
+      require_equal_levels(*graph, cluster);
+      ++compared;
+    }
+  }
+  return compared;
 }
 
 // With a flow for each ordered pair of nodes, and each GPU's own link.
@@ -296,6 +321,7 @@ TEST_CASE("in a layer that slows its collectives the links carry so many times t
 
 TEST_CASE("level links equals level node for every schedule", "[sim][network][levels]") {
   const MoeLayer layer = shipped_layer("pipemoe-example");
+  int compared = 0;
   for (const int ranks : {16, 64}) {
     for (const std::int64_t per_leaf : {0, 3, 4, 16}) {  // 3: the last leaf is not full
       for (const double oversubscription : {1.0, 1.5, 4.0}) {
@@ -304,22 +330,23 @@ TEST_CASE("level links equals level node for every schedule", "[sim][network][le
           Cluster cluster = authors_cluster(ranks);
           if (per_leaf > 0) cluster.fat_tree = FatTree{per_leaf, oversubscription};
           if (contends) cluster.contention = Contention{1.3, 1.7, "test"};
-          for (const Schedule& schedule : all_schedules()) {
-            for (const Degrees degrees : {Degrees{1, 1}, Degrees{2, 3}, Degrees{4, 4}}) {
-              std::optional<TaskGraph> graph;
-              try {
-                graph = build_graph(schedule.name, layer, cluster, degrees);
-              } catch (const InputError&) {
-                continue;  // a schedule without these degrees
-              }
-              CAPTURE(ranks, per_leaf, oversubscription, contends, schedule.name,
-                      to_string(degrees));
-              require_equal_levels(*graph, cluster);
-            }
-          }
+          CAPTURE(per_leaf, oversubscription, contends);
+          compared += require_equal_levels_of_schedules(layer, cluster);
         }
       }
     }
+  }
+  CHECK(compared == 2 * 10 * 2 * kGraphsOfALayer);
+}
+
+TEST_CASE("level links equals level node on every shipped cluster", "[sim][network][levels]") {
+  const std::filesystem::path folder = PIPEMOE_SOURCE_DIR "/experiments/clusters";
+  for (const auto& file : std::filesystem::directory_iterator(folder)) {
+    if (file.path().extension() != ".toml") continue;
+    const Cluster cluster = read_cluster(ConfigFile::load(file.path(), "cluster"));
+    MoeLayer layer = shipped_layer("pipemoe-example");
+    layer.dtype = cluster.gemm.begin()->first;
+    CHECK(require_equal_levels_of_schedules(layer, cluster) == kGraphsOfALayer);
   }
 }
 
