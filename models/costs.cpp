@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <map>
+#include <tuple>
 
 #include "models/error.hpp"
 #include "models/links.hpp"
@@ -276,25 +277,31 @@ Costs::Costs(const TaskGraph& graph, const Cluster& cluster) : graph_(graph), cl
     const auto block = static_cast<std::size_t>(task.key.block);
     return block < layers.size() ? &layers[block] : nullptr;
   };
+  const auto equal_layers = [](const ExpertSizes* a, const ExpertSizes* b) {
+    return a == b || (a != nullptr && b != nullptr && *a == *b);
+  };
   std::map<std::string, std::pair<std::string, int>> lacking;  // what, first task, how many
   std::set<std::string> missing;
-  std::vector<std::pair<const Collective*, TaskCost>> on_links;  // each traffic once: it is slow
+  // Each traffic in each layer once: it is slow.
+  std::vector<std::tuple<const Collective*, const ExpertSizes*, TaskCost>> on_links;
   costs_.reserve(num_classes() * graph.size());
   for (std::size_t of = 0; of < num_classes(); ++of) {
     const auto rank = static_cast<std::size_t>(representatives_[of]);
     for (TaskId id = 0; id < graph.size(); ++id) {
       const Task& task = graph.task(id);
       const Collective* collective = collective_of(task.work);
-      const auto known = collective == nullptr
-                             ? on_links.end()
-                             : std::find_if(on_links.begin(), on_links.end(), [&](const auto& one) {
-                                 return *one.first == *collective;
-                               });
+      const auto known =
+          collective == nullptr
+              ? on_links.end()
+              : std::find_if(on_links.begin(), on_links.end(), [&](const auto& one) {
+                  const auto& [traffic, layer, known_cost] = one;
+                  return equal_layers(layer, layer_of(task)) && *traffic == *collective;
+                });
       TaskCost& entry = costs_.emplace_back(
-          known != on_links.end() ? known->second
+          known != on_links.end() ? std::get<TaskCost>(*known)
                                   : cost.look_up(task.work, rank, layer_of(task), missing));
       if (collective != nullptr && entry.basis == Basis::Estimated && known == on_links.end()) {
-        on_links.emplace_back(collective, entry);
+        on_links.emplace_back(collective, layer_of(task), entry);
       }
       entry.queue = task.queue;
       entry.pass = task.key.pass;

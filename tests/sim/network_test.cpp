@@ -4,8 +4,12 @@
 #include <algorithm>
 #include <catch2/catch.hpp>
 #include <cmath>
+#include <filesystem>
+#include <optional>
 #include <random>
 
+#include "models/cluster_io.hpp"
+#include "models/config.hpp"
 #include "models/error.hpp"
 #include "models/links.hpp"
 #include "models/schedule.hpp"
@@ -41,6 +45,27 @@ void require_equal_levels(const TaskGraph& graph, const Cluster& cluster) {
   CAPTURE(links.count(), node.count());
   REQUIRE(links > Seconds{});
   REQUIRE(equal(links.count(), node.count()));
+}
+
+// Of all schedules at degrees 1/1, 2/3 and 4/4. Returns how many graphs there were: three of each
+// PipeMoE, Tutel's two with equal degrees, one without a choice of sequential and of FasterMoE.
+constexpr int kGraphsOfALayer = 10;
+int require_equal_levels_of_schedules(const MoeLayer& layer, const Cluster& cluster) {
+  int compared = 0;
+  for (const Schedule& schedule : all_schedules()) {
+    for (const Degrees degrees : {Degrees{1, 1}, Degrees{2, 3}, Degrees{4, 4}}) {
+      CAPTURE(cluster.name, schedule.name, to_string(degrees));
+      std::optional<TaskGraph> graph;
+      try {
+        graph = build_graph(schedule.name, layer, cluster, degrees);
+      } catch (const InputError&) {
+        continue;  // a schedule without these degrees
+      }
+      require_equal_levels(*graph, cluster);
+      ++compared;
+    }
+  }
+  return compared;
 }
 
 // With a flow for each ordered pair of nodes, and each GPU's own link.
@@ -262,28 +287,33 @@ TEST_CASE("flows drawn as one get as much of a link as they would apart",
 
 TEST_CASE("in a layer that slows its collectives the links carry so many times the bytes",
           "[sim][network]") {
-  // As the exchange of 400 bytes above, 4 s, in a layer of factor 1.5, start-up included: 1.5 + 6.
+  // Each rank sends 200 bytes to the other node: 400 bytes leave a NIC, 4 s at 100 B/s. In a layer
+  // of factor 1.5, start-up included, 1.5 + 6 s; then in one of other experts 1 + 4 s. Experts cost
+  // nothing. Fitted, both are estimated from the links, for no fit is of traffic between blocks.
   Cluster cluster = toy_cluster(2);
-  const ExpertSizes experts{1, 8, 16};
-  cluster.collectives_in_layers.push_back({experts, Slowdown(1.5)});
+  const ExpertSizes slowed{1, 8, 16};
+  cluster.collectives_in_layers.push_back({slowed, Slowdown(1.5)});
   cluster.gemm[Dtype::Fp32] = {AlphaBeta<Flops>{}, {}, {}, "test"};
   cluster.kernels[MemoryKernel::Activation] = NotModelled{};
-  const MoeLayer layer{.tokens_per_rank = 4,
-                       .model_dim = experts.model_dim,
-                       .hidden_dim = experts.hidden_dim,
-                       .num_experts = 4,
-                       .top_k = 1};
   TaskGraphBuilder builder("test", 4, compute_and_communication());
-  builder.append({{.step = Step::Expert},
-                  kComputeQueue,
-                  layer.products(ProductKind::Forward, std::int64_t{4}, 4)});
-  builder.append({{.step = Step::Dispatch},
-                  kCommunicationQueue,
-                  all_to_all(4, TrafficMatrix::uniform({400}))});
+  for (int block = 0; block < 2; ++block) {
+    const MoeLayer layer{.tokens_per_rank = 4,
+                         .model_dim = slowed.model_dim * (1 + block),
+                         .hidden_dim = slowed.hidden_dim,
+                         .num_experts = 4,
+                         .top_k = 1};
+    builder.append({{.block = block, .step = Step::Expert},
+                    kComputeQueue,
+                    layer.products(ProductKind::Forward, std::int64_t{4}, 4)});
+    builder.append({{.block = block, .step = Step::Dispatch},
+                    kCommunicationQueue,
+                    all_to_all(4, TrafficMatrix::between_blocks({200}, 2, 1))});
+  }
   const TaskGraph graph = std::move(builder).build();
-  for (const NetworkLevel level : kWithLinks) {
+  for (const NetworkLevel level :
+       {NetworkLevel::Fitted, NetworkLevel::Links, NetworkLevel::Node, NetworkLevel::Gpu}) {
     CAPTURE(to_string(level));
-    CHECK(makespan(graph, cluster, level).count() == Approx(7.5).epsilon(1e-9));
+    CHECK(makespan(graph, cluster, level).count() == Approx(12.5).epsilon(1e-9));
   }
 }
 
@@ -291,6 +321,7 @@ TEST_CASE("in a layer that slows its collectives the links carry so many times t
 
 TEST_CASE("level links equals level node for every schedule", "[sim][network][levels]") {
   const MoeLayer layer = shipped_layer("pipemoe-example");
+  int compared = 0;
   for (const int ranks : {16, 64}) {
     for (const std::int64_t per_leaf : {0, 3, 4, 16}) {  // 3: the last leaf is not full
       for (const double oversubscription : {1.0, 1.5, 4.0}) {
@@ -299,22 +330,23 @@ TEST_CASE("level links equals level node for every schedule", "[sim][network][le
           Cluster cluster = authors_cluster(ranks);
           if (per_leaf > 0) cluster.fat_tree = FatTree{per_leaf, oversubscription};
           if (contends) cluster.contention = Contention{1.3, 1.7, "test"};
-          for (const Schedule& schedule : all_schedules()) {
-            for (const Degrees degrees : {Degrees{1, 1}, Degrees{2, 3}, Degrees{4, 4}}) {
-              std::optional<TaskGraph> graph;
-              try {
-                graph = build_graph(schedule.name, layer, cluster, degrees);
-              } catch (const InputError&) {
-                continue;  // a schedule without these degrees
-              }
-              CAPTURE(ranks, per_leaf, oversubscription, contends, schedule.name,
-                      to_string(degrees));
-              require_equal_levels(*graph, cluster);
-            }
-          }
+          CAPTURE(per_leaf, oversubscription, contends);
+          compared += require_equal_levels_of_schedules(layer, cluster);
         }
       }
     }
+  }
+  CHECK(compared == 2 * 10 * 2 * kGraphsOfALayer);
+}
+
+TEST_CASE("level links equals level node on every shipped cluster", "[sim][network][levels]") {
+  const std::filesystem::path folder = PIPEMOE_SOURCE_DIR "/experiments/clusters";
+  for (const auto& file : std::filesystem::directory_iterator(folder)) {
+    if (file.path().extension() != ".toml") continue;
+    const Cluster cluster = read_cluster(ConfigFile::load(file.path(), "cluster"));
+    MoeLayer layer = shipped_layer("pipemoe-example");
+    layer.dtype = cluster.gemm.begin()->first;
+    CHECK(require_equal_levels_of_schedules(layer, cluster) == kGraphsOfALayer);
   }
 }
 
