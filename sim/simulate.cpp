@@ -10,20 +10,20 @@ bool is_simulated(NetworkLevel level) {
   return level == NetworkLevel::Node || level == NetworkLevel::Gpu;
 }
 
-Evaluation simulation(const Costs& costs, NetworkLevel level, const ProgressCallback& progress) {
+}  // namespace
+
+Evaluation simulate(const TaskGraph& graph, const Cluster& cluster, NetworkLevel level,
+                    const ProgressCallback& progress) {
+  return simulate(Costs(graph, cluster), level, progress);
+}
+
+Evaluation simulate(const Costs& costs, NetworkLevel level, const ProgressCallback& progress) {
   if (!is_simulated(level)) return evaluation_at(level, costs, progress);
   SimulatedNetwork network(costs, level);
   Evaluation made =
       evaluation(costs, "simulation, network level " + to_string(level), &network, progress);
   made.timeline.provenance.versions["simgrid"] = simgrid_description();
   return made;
-}
-
-}  // namespace
-
-Evaluation simulate(const TaskGraph& graph, const Cluster& cluster, NetworkLevel level,
-                    const ProgressCallback& progress) {
-  return simulation(Costs(graph, cluster), level, progress);
 }
 
 PassTimes simulated_times(const Costs& costs, NetworkLevel level) {
@@ -34,7 +34,7 @@ PassTimes simulated_times(const Costs& costs, NetworkLevel level) {
 
 Evaluator simulator_at(NetworkLevel level) {
   return {level, [level](const Costs& costs) { return simulated_times(costs, level); },
-          [level](const Costs& costs) { return simulation(costs, level, {}); }};
+          [level](const Costs& costs) { return simulate(costs, level); }};
 }
 
 }  // namespace pipemoe::sim

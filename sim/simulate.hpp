@@ -12,6 +12,8 @@ namespace pipemoe::sim {
 /// a process. Throws InputError when the cluster lacks a cost that the graph needs.
 Evaluation simulate(const TaskGraph& graph, const Cluster& cluster, NetworkLevel level,
                     const ProgressCallback& progress = {});
+/// The same where the costs are looked up already.
+Evaluation simulate(const Costs& costs, NetworkLevel level, const ProgressCallback& progress = {});
 
 /// The same without spans or provenance.
 PassTimes simulated_times(const Costs& costs, NetworkLevel level);

@@ -1,4 +1,5 @@
-// What the tests of sim/ share: small clusters with round numbers, and graphs of a few tasks.
+// What the tests of sim/ share: small clusters with round numbers, graphs of a few tasks, and their
+// makespans.
 #pragma once
 
 #include <string>
@@ -7,6 +8,7 @@
 
 #include "models/cluster.hpp"
 #include "models/task_graph.hpp"
+#include "sim/simulate.hpp"
 
 namespace pipemoe::test {
 
@@ -62,6 +64,10 @@ inline TaskGraph graph_of(std::int64_t ranks, const std::vector<std::vector<Work
 
 inline TaskGraph one_exchange(std::int64_t ranks, TrafficMatrix traffic) {
   return graph_of(ranks, {{}, {all_to_all(ranks, std::move(traffic))}});
+}
+
+inline Seconds makespan(const TaskGraph& graph, const Cluster& cluster, NetworkLevel level) {
+  return sim::simulated_times(Costs(graph, cluster), level).makespan();
 }
 
 }  // namespace pipemoe::test

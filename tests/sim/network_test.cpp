@@ -20,17 +20,12 @@
 
 using namespace pipemoe;
 using namespace pipemoe::test;
-using sim::simulated_times;
 using sim::SimulatedNetwork;
 
 namespace {
 
 constexpr std::array kSimulated{NetworkLevel::Node, NetworkLevel::Gpu};
 constexpr std::array kWithLinks{NetworkLevel::Links, NetworkLevel::Node, NetworkLevel::Gpu};
-
-Seconds makespan(const TaskGraph& graph, const Cluster& cluster, NetworkLevel level) {
-  return simulated_times(Costs(graph, cluster), level).makespan();
-}
 
 // What an exchange takes beyond its start-up of 1 s.
 double transfer_time(const TrafficMatrix& traffic, const Cluster& cluster, NetworkLevel level) {

@@ -14,16 +14,11 @@
 
 using namespace pipemoe;
 using namespace pipemoe::test;
-using sim::simulated_times;
 
 namespace {
 
 constexpr std::array kLevels{NetworkLevel::Fitted, NetworkLevel::Links, NetworkLevel::Node,
                              NetworkLevel::Gpu};
-
-Seconds makespan(const TaskGraph& graph, const Cluster& cluster, NetworkLevel level) {
-  return simulated_times(Costs(graph, cluster), level).makespan();
-}
 
 TaskGraph example(const Cluster& cluster, Degrees degrees) {
   return build_graph("pipemoe", shipped_layer("pipemoe-example"), cluster, degrees);
