@@ -229,7 +229,7 @@ Evaluator evaluator_for(NetworkLevel level) {
   return needs_simulator(level) ? sim::simulator_at(level) : evaluator_at(level);
 }
 Evaluation evaluate_for(NetworkLevel level, const Costs& costs, const ProgressCallback& progress) {
-  return needs_simulator(level) ? sim::simulate(costs.graph(), costs.cluster(), level, progress)
+  return needs_simulator(level) ? sim::simulate(costs, level, progress)
                                 : evaluation_at(level, costs, progress);
 }
 #else

@@ -12,7 +12,7 @@
 namespace pipemoe::program {
 namespace {
 
-using Json = nlohmann::json;
+using Json = nlohmann::ordered_json;
 
 bool joined = false;  // on_ranks was called
 
