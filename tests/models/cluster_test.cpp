@@ -10,8 +10,9 @@
 #include "models/error.hpp"
 #include "tests/support/random_layers.hpp"
 
-using namespace pipemoe;
-using namespace pipemoe::test;
+namespace pipemoe::cluster_test {
+
+using namespace test;
 using Catch::Matchers::Contains;
 using Catch::Matchers::Equals;
 
@@ -269,3 +270,5 @@ TEST_CASE("a profile without one of its tables or keys is refused", "[models][cl
                          "gpus_per_node = 1\n"),
                     Equals("c.toml: gpu is missing"));
 }
+
+}  // namespace pipemoe::cluster_test

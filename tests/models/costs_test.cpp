@@ -7,8 +7,9 @@
 #include "tests/models/by_hand.hpp"
 #include "tests/support/random_layers.hpp"
 
-using namespace pipemoe;
-using namespace pipemoe::test;
+namespace pipemoe::costs_test {
+
+using namespace test;
 using Catch::Matchers::Contains;
 using Catch::Matchers::Equals;
 using Catch::Matchers::UnorderedEquals;
@@ -575,3 +576,5 @@ TEST_CASE("a basis has a name", "[models][cost]") {
   CHECK(to_string(Basis::Measured) == "measured");
   CHECK(to_string(Basis::NotModelled) == "not_modelled");
 }
+
+}  // namespace pipemoe::costs_test

@@ -14,8 +14,9 @@
 #include "tests/models/by_hand.hpp"
 #include "tests/support/random_layers.hpp"
 
-using namespace pipemoe;
-using namespace pipemoe::test;
+namespace pipemoe::evaluate_test {
+
+using namespace test;
 using Catch::Matchers::Contains;
 using Catch::Matchers::StartsWith;
 
@@ -594,3 +595,5 @@ TEST_CASE("a larger slowdown is never faster, and no worse than serial times it"
     }
   }
 }
+
+}  // namespace pipemoe::evaluate_test

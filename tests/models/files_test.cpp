@@ -9,8 +9,9 @@
 #include "models/error.hpp"
 #include "tests/support/program.hpp"
 
-using namespace pipemoe;
-using namespace pipemoe::test;
+namespace pipemoe::files_test {
+
+using namespace test;
 using Catch::Matchers::Contains;
 using Catch::Matchers::Equals;
 using Catch::Matchers::StartsWith;
@@ -269,3 +270,5 @@ TEST_CASE("a missing file and a directory cannot be read", "[models][files]") {
                     Equals(absent + ": cannot read this layer file"));
   CHECK_THROWS_WITH(read_file(root, "layer file"), Equals(root + ": cannot read this layer file"));
 }
+
+}  // namespace pipemoe::files_test

@@ -7,7 +7,8 @@
 
 #include "models/error.hpp"
 
-using namespace pipemoe;
+namespace pipemoe::fit_test {
+
 using Catch::Matchers::StartsWith;
 
 namespace {
@@ -170,3 +171,5 @@ TEST_CASE("a table without a range was measured between its points", "[models][f
   fit.range = WorkRange{10, 50};  // what it says itself counts
   CHECK_FALSE(fit.extrapolates_at(Bytes{41}));
 }
+
+}  // namespace pipemoe::fit_test

@@ -11,8 +11,9 @@
 #include "models/files.hpp"
 #include "tests/support/random_layers.hpp"
 
-using namespace pipemoe;
-using namespace pipemoe::test;
+namespace pipemoe::layer_test {
+
+using namespace test;
 using Catch::Matchers::Contains;
 using Catch::Matchers::Equals;
 using Catch::Matchers::StartsWith;
@@ -348,3 +349,5 @@ TEST_CASE("an expert's work holds shapes, rows and traffic a row", "[models][lay
     CHECK(layer.products(kind, 7, 2).expert_sizes() == layer.expert_sizes(2));
   }
 }
+
+}  // namespace pipemoe::layer_test

@@ -10,8 +10,9 @@
 #include "tests/models/by_hand.hpp"
 #include "tests/support/random_layers.hpp"
 
-using namespace pipemoe;
-using namespace pipemoe::test;
+namespace pipemoe::links_test {
+
+using namespace test;
 
 namespace {
 
@@ -359,7 +360,8 @@ TEST_CASE("what ranks send adds up to what nodes send", "[models][links]") {
       for (const NodeFlow& flow : node_traffic(drawn.cluster, one).between) by_nodes += flow.bytes;
       CAPTURE(i, to_string(one.kind), to_string(one.group));
       // Flows between nodes have whole bytes.
-      REQUIRE(by_nodes == Approx(by_ranks).epsilon(1e-9).margin(static_cast<double>(drawn.cluster.nodes)));
+      REQUIRE(by_nodes ==
+              Approx(by_ranks).epsilon(1e-9).margin(static_cast<double>(drawn.cluster.nodes)));
     }
   }
 }
@@ -375,3 +377,5 @@ TEST_CASE("on the authors' clusters links and fits agree within 2 %", "[models][
           Approx(fitted).epsilon(0.02));
   }
 }
+
+}  // namespace pipemoe::links_test

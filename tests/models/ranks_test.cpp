@@ -8,8 +8,9 @@
 #include "tests/models/by_hand.hpp"
 #include "tests/support/random_layers.hpp"
 
-using namespace pipemoe;
-using namespace pipemoe::test;
+namespace pipemoe::ranks_test {
+
+using namespace test;
 
 namespace {
 
@@ -339,3 +340,5 @@ TEST_CASE("random work on every rank stays between its bounds", "[models][evalua
     REQUIRE(path.count() == Approx(makespan).epsilon(1e-12));
   }
 }
+
+}  // namespace pipemoe::ranks_test

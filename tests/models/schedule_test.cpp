@@ -15,9 +15,10 @@
 #include "tests/models/by_hand.hpp"
 #include "tests/support/random_layers.hpp"
 
-using namespace pipemoe;
-using namespace pipemoe::schedules;
-using namespace pipemoe::test;
+namespace pipemoe::schedule_test {
+
+using namespace schedules;
+using namespace test;
 using Catch::Matchers::Contains;
 using Catch::Matchers::StartsWith;
 
@@ -501,3 +502,5 @@ TEST_CASE("the chosen order meets the lower bound for any number of equal chunks
   }
   CHECK(loose_at_two > 0);  // the exception is real: see the header
 }
+
+}  // namespace pipemoe::schedule_test

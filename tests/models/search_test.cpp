@@ -17,8 +17,9 @@
 #include "tests/models/by_hand.hpp"
 #include "tests/support/random_layers.hpp"
 
-using namespace pipemoe;
-using namespace pipemoe::test;
+namespace pipemoe::search_test {
+
+using namespace test;
 
 namespace {
 
@@ -594,3 +595,35 @@ TEST_CASE("a plan keeps to one degree where that is preferred", "[models][search
   }
   CHECK(unequal > 10);
 }
+
+TEST_CASE("where degrees are preferred, only these are tried", "[models][search]") {
+  const Cluster cluster = authors_cluster(64);
+  const MoeLayer layer = shipped_layer("pipemoe-example");
+  const Plan free = plan_of(layer, cluster);
+  const auto tried = [&](const std::vector<std::int64_t>& degrees, const std::string& schedule) {
+    std::vector<std::int64_t> all;
+    const Plan plan = plan_by({.degrees = degrees}, layer, cluster, schedule);
+    for (const DegreeChoice& one : plan.forward.by_degree) all.push_back(one.degree);
+    CHECK(std::find(degrees.begin(), degrees.end(), plan.degrees().forward_degree) !=
+          degrees.end());
+    CHECK(std::find(degrees.begin(), degrees.end(), plan.degrees().backward_degree) !=
+          degrees.end());
+    return all;
+  };
+  using Some = std::vector<std::int64_t>;
+  CHECK(tried({1, 7, 16}, "pipemoe") == Some{1, 7, 16});
+  CHECK(tried({4, 8}, "tutel") == Some{4, 8});
+  // Those that the layer's 256 slots cannot have in equal parts are left out.
+  CHECK(tried({4, 7}, "tutel") == Some{4});
+  CHECK_THROWS_WITH(tried({7}, "tutel"),
+                    Catch::Contains("none of the degrees 7 is one that schedule tutel can have"));
+  // The closed form's own choice, where it is among them, and else the best of them.
+  const auto choice = [&](const std::vector<std::int64_t>& degrees) {
+    return plan_by({.degrees = degrees}, layer, cluster, "pipemoe").degrees();
+  };
+  CHECK(choice({1, free.degrees().forward_degree, free.degrees().backward_degree, 32}) ==
+        free.degrees());
+  CHECK(choice({32}) == Degrees{32, 32});
+}
+
+}  // namespace pipemoe::search_test

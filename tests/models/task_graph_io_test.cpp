@@ -10,8 +10,9 @@
 #include "tests/models/by_hand.hpp"
 #include "tests/support/random_layers.hpp"
 
-using namespace pipemoe;
-using namespace pipemoe::test;
+namespace pipemoe::task_graph_io_test {
+
+using namespace test;
 using Catch::Matchers::Contains;
 using Catch::Matchers::StartsWith;
 using Json = nlohmann::json;
@@ -422,3 +423,5 @@ TEST_CASE("GraphML holds every task and every precedence", "[models][graph][io]"
   // Degree 2 halves 1024 rows of 8 fp32 numbers: two combines and two dispatches of 16384 bytes.
   CHECK(occurrences(xml, ">16384<") == 4);
 }
+
+}  // namespace pipemoe::task_graph_io_test

@@ -11,8 +11,9 @@
 #include "models/schedule.hpp"
 #include "tests/models/by_hand.hpp"
 
-using namespace pipemoe;
-using namespace pipemoe::test;
+namespace pipemoe::task_graph_test {
+
+using namespace test;
 using Catch::Matchers::Contains;
 using Catch::Matchers::Equals;
 using Catch::Matchers::StartsWith;
@@ -365,3 +366,5 @@ TEST_CASE("degrees have a short name that reads back", "[models][graph]") {
     CHECK_THROWS_WITH(degrees_from(bad), Contains("must be a degree"));
   }
 }
+
+}  // namespace pipemoe::task_graph_test

@@ -13,7 +13,8 @@
 #include "models/error.hpp"
 #include "models/timeline_io.hpp"
 
-using namespace pipemoe;
+namespace pipemoe::timeline_test {
+
 using Catch::Matchers::Contains;
 using Catch::Matchers::StartsWith;
 using Json = nlohmann::json;
@@ -602,3 +603,5 @@ TEST_CASE("timelines of different tasks are not compared", "[models][comparison]
   CHECK(comparison_failure(doubled, measurement()) ==
         "block0.forward.dispatch.0 of rank 0 is twice in the predicted timeline");
 }
+
+}  // namespace pipemoe::timeline_test

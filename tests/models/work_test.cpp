@@ -5,7 +5,8 @@
 
 #include "models/error.hpp"
 
-using namespace pipemoe;
+namespace pipemoe::work_test {
+
 using Catch::Matchers::Contains;
 using Catch::Matchers::Equals;
 
@@ -211,3 +212,5 @@ TEST_CASE("products of ranks that have other rows are other work", "[models][wor
   CHECK_FALSE(differs_between_ranks(Collective{
       CollectiveKind::AllToAll, {2, 1}, TrafficMatrix::of_pairs(2, {{1}, {2}, {3}, {4}})}));
 }
+
+}  // namespace pipemoe::work_test

@@ -9,9 +9,8 @@
 namespace pipemoe::test {
 
 Cluster shipped_cluster(const std::string& name) {
-  const ConfigFile file = ConfigFile::load(
-      std::string(PIPEMOE_SOURCE_DIR) + "/experiments/clusters/" + name + ".toml", "cluster");
-  return file.root().has("schema") ? read_cluster(file) : read_version_1_cluster(file);
+  return read_cluster(ConfigFile::load(
+      std::string(PIPEMOE_SOURCE_DIR) + "/experiments/clusters/" + name + ".toml", "cluster"));
 }
 
 Cluster authors_cluster(int ranks) {
