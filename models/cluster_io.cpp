@@ -3,6 +3,7 @@
 #include <fmt/core.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <limits>
 #include <utility>
 
@@ -261,7 +262,8 @@ void read_conditions(ConfigTable& root, Cluster& cluster) {
       cluster.conditions[key] = table.integer(key, std::numeric_limits<std::int64_t>::min(),
                                               std::numeric_limits<std::int64_t>::max());
     } else {
-      cluster.conditions[key] = table.number(key, {});
+      constexpr double kInfinity = std::numeric_limits<double>::infinity();
+      cluster.conditions[key] = table.number(key, {.from = -kInfinity});
     }
   }
   table.finish();
@@ -453,10 +455,20 @@ std::string contention_toml(const Cluster& cluster) {
   return text;
 }
 
+// Bare where TOML allows it.
+std::string key_toml(const std::string& name) {
+  const bool is_bare = !name.empty() && std::all_of(name.begin(), name.end(), [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
+           c == '-';
+  });
+  return is_bare ? name : quoted(name);
+}
+
 std::string conditions_toml(const Cluster& cluster) {
   if (cluster.conditions.empty()) return "";
   std::string text = "\n[conditions]\n";
-  for (const auto& [key, value] : cluster.conditions) {
+  for (const auto& [name, value] : cluster.conditions) {
+    const std::string key = key_toml(name);
     text += std::visit(Overloaded{[&](bool is) { return fmt::format("{} = {}\n", key, is); },
                                   [&](std::int64_t number) { return line(key, number); },
                                   [&](double number) { return line(key, number); },

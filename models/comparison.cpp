@@ -33,7 +33,7 @@ void check_ranks(const Timeline& timeline, const Keys& keys, const char* which) 
   std::set<std::pair<int, TaskKey>> seen;
   const auto fail = [&](const TaskKey& key, int rank, const char* how) {
     throw InputError(
-        fmt::format("{} of rank {} stands {} in the {} timeline", key.name(), rank, how, which));
+        fmt::format("{} of rank {} is {} in the {} timeline", key.name(), rank, how, which));
   };
   for (const Span& span : timeline.spans) {
     if (!seen.emplace(span.rank, span.task).second) fail(span.task, span.rank, "twice");

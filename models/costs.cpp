@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <map>
-#include <tuple>
 
 #include "models/error.hpp"
 #include "models/links.hpp"
@@ -277,32 +276,35 @@ Costs::Costs(const TaskGraph& graph, const Cluster& cluster) : graph_(graph), cl
     const auto block = static_cast<std::size_t>(task.key.block);
     return block < layers.size() ? &layers[block] : nullptr;
   };
-  const auto equal_layers = [](const ExpertSizes* a, const ExpertSizes* b) {
-    return a == b || (a != nullptr && b != nullptr && *a == *b);
-  };
   std::map<std::string, std::pair<std::string, int>> lacking;  // what, first task, how many
   std::set<std::string> missing;
-  // Each traffic in each layer once: it is slow.
-  std::vector<std::tuple<const Collective*, const ExpertSizes*, TaskCost>> on_links;
+  struct OnLinks {  // what flows on links take is looked up once: it is slow
+    const Collective* collective;
+    std::optional<ExpertSizes> layer;
+    TaskCost cost;
+  };
+  std::vector<OnLinks> on_links;
+  const auto look_up = [&](const Task& task, std::size_t rank) {
+    const ExpertSizes* layer = layer_of(task);
+    const Collective* collective = collective_of(task.work);
+    if (collective == nullptr) return cost.look_up(task.work, rank, layer, missing);
+    for (const OnLinks& known : on_links) {
+      const bool same_layer = layer == nullptr ? !known.layer : known.layer == *layer;
+      if (same_layer && *known.collective == *collective) return known.cost;
+    }
+    const TaskCost found = cost.look_up(task.work, rank, layer, missing);
+    if (found.basis == Basis::Estimated) {
+      on_links.push_back({collective, std::nullopt, found});
+      if (layer != nullptr) on_links.back().layer = *layer;
+    }
+    return found;
+  };
   costs_.reserve(num_classes() * graph.size());
   for (std::size_t of = 0; of < num_classes(); ++of) {
     const auto rank = static_cast<std::size_t>(representatives_[of]);
     for (TaskId id = 0; id < graph.size(); ++id) {
       const Task& task = graph.task(id);
-      const Collective* collective = collective_of(task.work);
-      const auto known =
-          collective == nullptr
-              ? on_links.end()
-              : std::find_if(on_links.begin(), on_links.end(), [&](const auto& one) {
-                  const auto& [traffic, layer, known_cost] = one;
-                  return equal_layers(layer, layer_of(task)) && *traffic == *collective;
-                });
-      TaskCost& entry = costs_.emplace_back(
-          known != on_links.end() ? std::get<TaskCost>(*known)
-                                  : cost.look_up(task.work, rank, layer_of(task), missing));
-      if (collective != nullptr && entry.basis == Basis::Estimated && known == on_links.end()) {
-        on_links.emplace_back(collective, layer_of(task), entry);
-      }
+      TaskCost& entry = costs_.emplace_back(look_up(task, rank));
       entry.queue = task.queue;
       entry.pass = task.key.pass;
       for (const std::string& what : missing) {
@@ -316,7 +318,7 @@ Costs::Costs(const TaskGraph& graph, const Cluster& cluster) : graph_(graph), cl
     for (const auto& [what, tasks] : lacking) {
       const auto& [first, count] = tasks;
       list.push_back(fmt::format("no {} for {}{}", what, first,
-                                 count == 1 ? "" : fmt::format(" and {} more tasks", count - 1)));
+                                 count == 1 ? "" : fmt::format(" and {} more", count - 1)));
     }
     throw InputError(fmt::format("cluster {} has {}", cluster.name, fmt::join(list, "; ")));
   }

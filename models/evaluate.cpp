@@ -535,7 +535,7 @@ std::vector<PathTask> critical_path(const Record& record, std::size_t size) {
 }
 
 BasisShares basis_shares(const Costs& costs, const std::vector<PathTask>& path) {
-  BasisShares shares;
+  BasisShares shares{};
   Seconds makespan{};
   for (const PathTask& one : path) makespan += one.time;
   if (makespan <= Seconds{}) return shares;
@@ -608,14 +608,27 @@ Evaluation evaluation_at(NetworkLevel level, const Costs& costs, const ProgressC
 
 MakespanBounds makespan_bounds(const Costs& costs) {
   const TaskGraph& graph = costs.graph();
-  std::vector<Seconds> ready(graph.size());
+  const std::size_t classes = costs.num_classes();
+  std::vector<Seconds> ready(classes * graph.size());
   MakespanBounds bounds;
   for (const TaskId id : graph.topological_order()) {
-    const Seconds end = ready[id] + costs.at(id).total();
-    bounds.critical_path = std::max(bounds.critical_path, end);
-    bounds.serial_sum += costs.at(id).total();
-    for (const TaskGraph::Successor after : graph.successors(id)) {
-      if (after.is_data) ready[after.task] = std::max(ready[after.task], end);
+    Seconds longest{}, last_ready{};
+    for (std::size_t of = 0; of < classes; ++of) {
+      longest = std::max(longest, costs.at(id, of).total());
+      last_ready = std::max(last_ready, ready[of * graph.size() + id]);
+    }
+    bounds.serial_sum += longest;
+    // One that joins a part of the ranks may not wait for the last of all: each rank's own chain.
+    const Collective* collective = collective_of(graph.task(id).work);
+    const bool joins_all = collective != nullptr && collective->group.count == graph.num_ranks();
+    for (std::size_t of = 0; of < classes; ++of) {
+      const Seconds start = joins_all ? last_ready : ready[of * graph.size() + id];
+      const Seconds end = start + costs.at(id, of).total();
+      bounds.critical_path = std::max(bounds.critical_path, end);
+      for (const TaskGraph::Successor after : graph.successors(id)) {
+        Seconds& next = ready[of * graph.size() + after.task];
+        if (after.is_data) next = std::max(next, end);
+      }
     }
   }
   return bounds;

@@ -65,11 +65,11 @@ PassTimes evaluate_at(NetworkLevel level, const Costs& costs);
 Evaluation evaluation_at(NetworkLevel level, const Costs& costs,
                          const ProgressCallback& progress = {});
 
-/// Bounds of any schedule of these tasks on one rank's queues. With contention the sum is no bound:
-/// two tasks at once may take longer than one after the other.
+/// Bounds of any schedule of these tasks, without network. With contention the sum is no bound: two
+/// tasks at once may take longer than one after the other.
 struct MakespanBounds {
   Seconds critical_path{};  ///< longest chain of data dependencies
-  Seconds serial_sum{};     ///< everything one after another
+  Seconds serial_sum{};     ///< everything one after another, each as on its slowest rank
 };
 MakespanBounds makespan_bounds(const Costs& costs);
 

@@ -141,6 +141,11 @@ void check_group(const Task& task, const Collective& collective, std::int64_t nu
                     "all ranks can have",
                     task.name()));
   }
+  if (traffic.block_size() > 0 && num_ranks % traffic.block_size() != 0) {
+    throw InputError(
+        fmt::format("task graph: {} has blocks of {} ranks, which do not divide {} ranks",
+                    task.name(), traffic.block_size(), num_ranks));
+  }
   const auto ranks = static_cast<std::size_t>(num_ranks);
   if (!traffic.is_balanced() && traffic.pairs().size() != ranks * ranks) {
     throw InputError(fmt::format("task graph: {} has traffic of another number of ranks than {}",
@@ -203,6 +208,7 @@ void check_received_rows(const Task& arrival, const Task& expert, std::int64_t n
   const Products* products = products_of(expert.work);
   if (collective == nullptr || products == nullptr) return;
   if (collective->kind != CollectiveKind::AllToAll || arrival.key.stage != 0) return;
+  if (products->shapes.size() != 2 && products->shapes.size() != 4) return;  // no MoeLayer's
   const double row =
       static_cast<double>(products->expert_sizes().model_dim * size_of(products->dtype));
   const bool uniform = collective->traffic.is_balanced() && products->rows.is_uniform();

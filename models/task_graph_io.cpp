@@ -315,7 +315,7 @@ std::string to_dot(const TaskGraph& graph) {
   const auto write_vertex = [&](std::ostream& out, TaskId id) {
     const Task& task = graph.task(id);
     out << fmt::format("[label=\"{} {}\", group={}]", to_string(task.key.step), task.key.chunk,
-                       graph.queues()[task.queue].name);
+                       boost::escape_dot_string(graph.queues()[task.queue].name));
   };
   const auto write_edge = [&](std::ostream& out, const auto& edge) {
     const bool order = structure[edge] == Precedence::QueueOrder;

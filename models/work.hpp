@@ -221,7 +221,14 @@ struct Timed {
 
 /// Whoever handles work visits it with `Overloaded` and no catch-all, so that a fifth alternative
 /// does not compile until it is handled everywhere.
+#ifndef PIPEMOE_PROBE_FIFTH_WORK
 using Work = std::variant<Products, MemoryTraffic, Collective, Timed>;
+#else  // tests/models/fifth_work.cmake checks that this compiles nowhere
+struct Probe {
+  bool operator==(const Probe&) const = default;
+};
+using Work = std::variant<Products, MemoryTraffic, Collective, Timed, Probe>;
+#endif
 
 template <class... Handlers>
 struct Overloaded : Handlers... {

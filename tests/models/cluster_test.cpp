@@ -1,4 +1,6 @@
-#include "models/cluster.hpp"
+// Cluster profiles: what their files may hold (models/cluster.hpp), and that they read back as they
+// were written (models/cluster_io.hpp).
+#include <fmt/format.h>
 
 #include <catch2/catch.hpp>
 #include <cmath>
@@ -8,14 +10,16 @@
 #include "models/error.hpp"
 #include "tests/support/random_layers.hpp"
 
-using namespace pipemoe;
-using namespace pipemoe::test;
+namespace pipemoe::cluster_test {
+
+using namespace test;
 using Catch::Matchers::Contains;
 using Catch::Matchers::Equals;
 
 namespace {
 
 constexpr const char* kCluster = R"(
+schema = "pipemoe.cluster/2"
 name = "two"
 source = "made up"
 nodes = 2
@@ -63,6 +67,10 @@ Cluster read_edited(const std::string& from, const std::string& to) {
   return read(text.replace(at, from.size(), to));
 }
 
+const Fit<Bytes>& all_to_all_fit(const Cluster& cluster) {
+  return cluster.collectives.at({CollectiveKind::AllToAll, cluster.all_ranks()});
+}
+
 }  // namespace
 
 TEST_CASE("the authors' clusters carry the published constants", "[models][cluster]") {
@@ -76,13 +84,13 @@ TEST_CASE("the authors' clusters carry the published constants", "[models][clust
     const Cluster cluster = authors_cluster(ranks);
     CHECK(cluster.num_ranks() == ranks);
     CHECK(cluster.gpus_per_node == 4);
-    CHECK(*cluster.all_to_all_fit().line() == AlphaBeta<Bytes>{Seconds{alpha}, {beta}});
+    CHECK(*all_to_all_fit(cluster).line() == AlphaBeta<Bytes>{Seconds{alpha}, {beta}});
     // 3.73e-14 s for each 4 * multiply-accumulate, which is 2 flops: 7.46e-14 s a flop.
-    CHECK(*cluster.gemm_fit(Dtype::Fp32).line() ==
+    CHECK(*cluster.gemm.at(Dtype::Fp32).line() ==
           AlphaBeta<Flops>{Seconds{1.5e-4}, {2 * 3.73e-14}});
-    for (const MemoryPass pass :
-         {MemoryPass::Gate, MemoryPass::Permutation, MemoryPass::Activation}) {
-      CHECK(std::holds_alternative<NotModelled>(cluster.pass_cost(pass)));
+    for (const MemoryKernel kernel :
+         {MemoryKernel::Gate, MemoryKernel::Permutation, MemoryKernel::Activation}) {
+      CHECK(std::holds_alternative<NotModelled>(cluster.kernels.at(kernel)));
     }
   }
 }
@@ -93,7 +101,7 @@ TEST_CASE("the authors' physics give the published slopes within 1.9 %", "[model
     CAPTURE(ranks);
     const Cluster cluster = authors_cluster(ranks);
     const double physical = (ranks - 4.0) / ranks * 4 / cluster.nic.payload().value;
-    const double published = cluster.all_to_all_fit().line()->beta.value;
+    const double published = all_to_all_fit(cluster).line()->beta.value;
     CHECK(std::abs(physical / published - 1) < 0.0195);
   }
 }
@@ -109,25 +117,25 @@ TEST_CASE("a cluster profile is read whole", "[models][cluster]") {
   CHECK(cluster.gpu_link.payload().value == 1e9);
   CHECK(cluster.nic == LinkPhysics{{1e9}, 0.8});
   CHECK_FALSE(cluster.fat_tree.has_value());
-  const Fit<Bytes>& exchange = cluster.all_to_all_fit();
+  const Fit<Bytes>& exchange = all_to_all_fit(cluster);
   CHECK(exchange(Bytes{8}) == Seconds{2.5});
   CHECK(exchange.r_squared == 0.99);
   CHECK(exchange.range == WorkRange{10, 1000.5});
   CHECK(exchange.source == "measured");
-  CHECK(std::holds_alternative<Fit<Bytes>>(cluster.pass_cost(MemoryPass::Activation)));
-  CHECK(std::holds_alternative<NotModelled>(cluster.pass_cost(MemoryPass::Gate)));
+  CHECK(std::holds_alternative<Fit<Bytes>>(cluster.kernels.at(MemoryKernel::Activation)));
+  CHECK(std::holds_alternative<NotModelled>(cluster.kernels.at(MemoryKernel::Gate)));
 }
 
 TEST_CASE("a fit may be a table", "[models][cluster]") {
   const Cluster cluster = read(kCluster);
-  const Fit<Flops>& gemm = cluster.gemm_fit(Dtype::Bf16);
+  const Fit<Flops>& gemm = cluster.gemm.at(Dtype::Bf16);
   CHECK(gemm.line() == nullptr);
   CHECK(gemm(Flops{3e6}) == Seconds{1.5});
   CHECK_FALSE(gemm.range.has_value());
   CHECK_FALSE(gemm.r_squared.has_value());
 }
 
-TEST_CASE("an invalid table is refused where it stands", "[models][cluster]") {
+TEST_CASE("an invalid table is refused where it is", "[models][cluster]") {
   CHECK_THROWS_WITH(read_with("fits.gemm.bf16.seconds", "[1, 2]"),
                     Contains("fits.gemm.bf16.seconds holds 2 numbers, must hold 3 as flops does"));
   CHECK_THROWS_WITH(read_with("fits.gemm.bf16.seconds", "[1, 2, 1]"),
@@ -140,53 +148,44 @@ TEST_CASE("an invalid table is refused where it stands", "[models][cluster]") {
                     Equals("c.toml: fits.gemm.bf16.flops is missing"));
 }
 
-TEST_CASE("what a profile does not fit is refused when asked for", "[models][cluster]") {
-  const Cluster cluster = read(kCluster);
-  CHECK_THROWS_AS(cluster.gemm_fit(Dtype::Fp32), InputError);
-  CHECK_THROWS_WITH(cluster.gemm_fit(Dtype::Fp32), Equals("cluster two: no gemm fit for fp32"));
-  const Cluster larger = read_with("nodes", "3");
-  CHECK_THROWS_AS(larger.all_to_all_fit(), InputError);
-  CHECK_THROWS_WITH(larger.all_to_all_fit(),
-                    Equals("cluster two: no all_to_all fit for 3 ranks (fitted: 2)"));
-  const Cluster silent = read_edited("\"gate\", ", "");
-  CHECK_THROWS_WITH(silent.pass_cost(MemoryPass::Gate),
-                    Equals("cluster two: no gate fit, and not_modelled does not list it"));
-}
-
-TEST_CASE("a pass is known, and fitted or not modelled, once", "[models][cluster]") {
+TEST_CASE("a kernel is known, and fitted or not modelled, once", "[models][cluster]") {
   CHECK_THROWS_WITH(
       read_with("not_modelled", "['gates']"),
       Contains("not_modelled is gates, must be one of gate, permutation, activation"));
-  CHECK_THROWS_WITH(read_with("not_modelled", "['gate', 'gate']"), Contains("stands twice"));
+  CHECK_THROWS_WITH(read_with("not_modelled", "['gate', 'gate']"),
+                    Contains("has a fit or is listed twice"));
   CHECK_THROWS_WITH(read_with("not_modelled", "['activation']"), Contains("has a fit"));
   CHECK_THROWS_WITH(read_edited("[fits.activation]", "[fits.softmax]"),
                     Contains("fits.softmax is an unknown key"));
 }
 
-TEST_CASE("a pass may be fitted or left out by its own name", "[models][cluster]") {
+TEST_CASE("a kernel may be fitted or left out by its own name", "[models][cluster]") {
   const Cluster cluster = read(std::string(kCluster) + "[fits.unpermute_backward]\n" +
                                "alpha_s = 7\nbeta_s_per_byte = 0\nsource = 'measured'\n");
-  CHECK(cluster.resolve(MemoryPass::UnpermuteBackward) == MemoryPass::UnpermuteBackward);
-  CHECK(std::get<Fit<Bytes>>(cluster.pass_cost(MemoryPass::UnpermuteBackward))(Bytes{1}) ==
-        Seconds{7});
-  CHECK(cluster.resolve(MemoryPass::Unpermute) == MemoryPass::Permutation);
-  CHECK(cluster.resolve(MemoryPass::GateBackward) == MemoryPass::Gate);
-  CHECK(cluster.resolve(MemoryPass::ActivationBackward) == MemoryPass::Activation);
+  const auto& fit = std::get<Fit<Bytes>>(cluster.kernels.at(MemoryKernel::UnpermuteBackward));
+  CHECK(fit(Bytes{1}) == Seconds{7});
+  CHECK_FALSE(cluster.kernels.contains(MemoryKernel::Unpermute));
   const Cluster partly = read_edited("\"gate\", ", "\"gate_backward\", ");
-  CHECK(std::holds_alternative<NotModelled>(partly.pass_cost(MemoryPass::GateBackward)));
-  CHECK_THROWS_AS(partly.pass_cost(MemoryPass::Gate), InputError);
-  const Cluster silent = read_edited(", \"permutation\"", "");
-  CHECK_THROWS_WITH(silent.pass_cost(MemoryPass::PermuteBackward),
-                    Equals("cluster two: no permute_backward or permutation fit, and not_modelled "
-                           "does not list it"));
+  CHECK(std::holds_alternative<NotModelled>(partly.kernels.at(MemoryKernel::GateBackward)));
+  CHECK_FALSE(partly.kernels.contains(MemoryKernel::Gate));
 }
 
-TEST_CASE("fits stand under a number of ranks or a dtype", "[models][cluster]") {
-  for (const char* ranks : {"0", "-2", "two", "2x", "99999999999999999999"}) {
-    CAPTURE(ranks);
-    CHECK_THROWS_WITH(read_edited("all_to_all.2]", std::string("all_to_all.") + ranks + "]"),
-                      Contains("is no number of ranks"));
+TEST_CASE("collectives are fitted by kind and group, products by dtype", "[models][cluster]") {
+  const auto renamed = [](const std::string& kind, const std::string& group) {
+    return read_edited("fits.all_to_all.2]", "fits." + kind + "." + group + "]").collectives;
+  };
+  using Key = std::pair<CollectiveKind, Group>;
+  CHECK(renamed("all_to_all", "2").contains(Key{CollectiveKind::AllToAll, {2, 1}}));
+  CHECK(renamed("all_to_all", "16x4").contains(Key{CollectiveKind::AllToAll, {16, 4}}));
+  CHECK(renamed("all_reduce", "2").contains(Key{CollectiveKind::AllReduce, {2, 1}}));
+  CHECK(renamed("all_gather", "2").contains(Key{CollectiveKind::AllGather, {2, 1}}));
+  CHECK(renamed("reduce_scatter", "2").contains(Key{CollectiveKind::ReduceScatter, {2, 1}}));
+  CHECK(renamed("all_to_all_queued", "2").empty());
+  for (const char* group : {"0", "-2", "two", "2x", "99999999999999999999"}) {
+    CAPTURE(group);
+    CHECK_THROWS_WITH(renamed("all_to_all", group), Contains("must be a number of ranks"));
   }
+  CHECK_THROWS_WITH(renamed("broadcast", "2"), Contains("fits.broadcast is an unknown key"));
   CHECK_THROWS_WITH(read_edited("gemm.bf16", "gemm.fp64"),
                     Contains("fits.gemm.fp64") && Contains("must be one of fp32"));
 }
@@ -267,6 +266,9 @@ TEST_CASE("a profile without one of its tables or keys is refused", "[models][cl
     CHECK_THROWS_WITH(read_edited("\n" + std::string(key) + " = ", "\n# "),
                       Equals("c.toml: " + std::string(key) + " is missing"));
   }
-  CHECK_THROWS_WITH(read("name = 'a'\nsource = 'b'\nnodes = 1\ngpus_per_node = 1\n"),
+  CHECK_THROWS_WITH(read("schema = 'pipemoe.cluster/2'\nname = 'a'\nsource = 'b'\nnodes = 1\n"
+                         "gpus_per_node = 1\n"),
                     Equals("c.toml: gpu is missing"));
 }
+
+}  // namespace pipemoe::cluster_test

@@ -1,17 +1,43 @@
+// Files that go in and come out: configurations (models/config.hpp) and whole files
+// (models/files.hpp).
 #include "models/files.hpp"
 
 #include <catch2/catch.hpp>
 #include <fstream>
 
+#include "models/config.hpp"
 #include "models/error.hpp"
 #include "tests/support/program.hpp"
 
-using namespace pipemoe;
-using namespace pipemoe::test;
+namespace pipemoe::files_test {
+
+using namespace test;
+using Catch::Matchers::Contains;
 using Catch::Matchers::Equals;
 using Catch::Matchers::StartsWith;
 
 namespace {
+
+ConfigFile document(std::string_view text, std::vector<Override> overrides = {}) {
+  return ConfigFile::parse(text, "some.toml", "layer", std::move(overrides));
+}
+
+// `x` of a document that holds nothing else.
+std::int64_t integer(const std::string& value, std::int64_t from, std::int64_t to) {
+  const ConfigFile file = document("x = " + value);
+  return file.root().integer("x", from, to);
+}
+
+double number(const std::string& value, NumberRange range = kNotNegative) {
+  const ConfigFile file = document("x = " + value);
+  return file.root().number("x", range);
+}
+
+// `x` of a document where an override gives it.
+std::string overridden_text(const std::string& value) {
+  const ConfigFile file = document("x = 'from the file'", {{"x", value}});
+  return file.root().text("x");
+}
 
 std::size_t entries(const std::filesystem::path& directory) {
   std::size_t count = 0;
@@ -20,6 +46,163 @@ std::size_t entries(const std::filesystem::path& directory) {
 }
 
 }  // namespace
+
+TEST_CASE("broken TOML names its file and line", "[models][config]") {
+  CHECK_THROWS_WITH(document("a = 1\nb = \n"), StartsWith("some.toml:2: "));
+  CHECK_THROWS_AS(document("a = 1\na = 2\n"), InputError);
+  CHECK_THROWS_WITH(document("a = 1\n\n\na = 2\n"), StartsWith("some.toml:4: "));
+}
+
+TEST_CASE("a file that is not there names itself and its kind", "[models][config]") {
+  CHECK_THROWS_WITH(ConfigFile::load("/no/such.toml", "layer"),
+                    Equals("/no/such.toml: cannot read this layer file"));
+}
+
+TEST_CASE("a loaded file is named by its path", "[models][config]") {
+  const TemporaryDirectory directory;
+  const std::string path = directory.file("a.toml", "x = 3\n");
+  const ConfigFile file = ConfigFile::load(path, "layer");
+  CHECK(file.root().integer("x", 0, 9) == 3);
+  CHECK(file.origin("x") == path);
+}
+
+TEST_CASE("a key that nothing reads is refused, the known ones named", "[models][config]") {
+  const ConfigFile file = document("x = 1\ntypo = 2\n");
+  ConfigTable root = file.root();
+  root.integer("x", 0, 9);
+  root.has("optional");
+  CHECK_THROWS_WITH(root.finish(),
+                    Equals("some.toml: typo is an unknown key (known: optional, x)"));
+  root.has("typo");
+  CHECK_NOTHROW(root.finish());
+}
+
+TEST_CASE("a missing key is named with its table", "[models][config]") {
+  const ConfigFile file = document("[outer.inner]\n");
+  ConfigTable inner = file.root().table("outer").table("inner");
+  CHECK_THROWS_WITH(inner.text("x"), Equals("some.toml: outer.inner.x is missing"));
+}
+
+TEST_CASE("an integer must be one, and in range", "[models][config]") {
+  CHECK(integer("1", 1, 8) == 1);
+  CHECK(integer("8", 1, 8) == 8);
+  CHECK_THROWS_WITH(integer("9", 1, 8), Equals("some.toml: x is 9, must be 1..8"));
+  CHECK_THROWS_WITH(integer("0", 1, 8), Equals("some.toml: x is 0, must be 1..8"));
+  CHECK_THROWS_WITH(integer("-3", 1, 8), Equals("some.toml: x is -3, must be 1..8"));
+  CHECK_THROWS_WITH(integer("9223372036854775807", 1, 8),
+                    Equals("some.toml: x is 9223372036854775807, must be 1..8"));
+  for (const char* wrong : {"1.0", "'1'", "true", "[1]", "nan", "2024-01-01"}) {
+    CAPTURE(wrong);
+    CHECK_THROWS_WITH(integer(wrong, 1, 8), Contains("must be an integer"));
+  }
+  CHECK_THROWS_WITH(integer("9223372036854775808", 1, 8), StartsWith("some.toml:1: "));
+}
+
+TEST_CASE("a number must be finite and in range", "[models][config]") {
+  CHECK(number("0") == 0);
+  CHECK(number("2.5e-10") == 2.5e-10);
+  CHECK_THROWS_WITH(number("-1e-300"), Contains("must be at least 0"));
+  CHECK_THROWS_WITH(number("0", kPositive), Equals("some.toml: x is 0, must be above 0"));
+  CHECK_THROWS_WITH(number("-0.0", kPositive), Contains("must be above 0"));
+  CHECK(number("1e-300", kPositive) == 1e-300);
+  CHECK(number("1", {0, 1, true}) == 1);
+  CHECK_THROWS_WITH(number("1.5", {0, 1, true}),
+                    Equals("some.toml: x is 1.5, must be above 0 and at most 1"));
+  for (const char* endless : {"nan", "-nan", "inf", "-inf"}) {
+    CAPTURE(endless);
+    CHECK_THROWS_AS(number(endless), InputError);
+  }
+  for (const char* wrong : {"'1'", "true", "[1.0]"}) {
+    CAPTURE(wrong);
+    CHECK_THROWS_WITH(number(wrong), Contains("must be a number"));
+  }
+}
+
+TEST_CASE("texts and lists must have the right type", "[models][config]") {
+  const ConfigFile file =
+      document("n = 1\nt = 'a'\nts = ['a', 'b']\nns = [1, 2.5]\nmixed = ['a', 1]\nbad = [1, nan]");
+  ConfigTable root = file.root();
+  CHECK(root.text("t") == "a");
+  CHECK(root.texts("ts") == std::vector<std::string>{"a", "b"});
+  CHECK(root.numbers("ns") == std::vector<double>{1, 2.5});
+  CHECK_THROWS_WITH(root.text("n"), Equals("some.toml: n is 1, must be text"));
+  CHECK_THROWS_AS(root.texts("t"), InputError);
+  CHECK_THROWS_WITH(root.texts("mixed"), Contains("holds 1, must hold texts"));
+  CHECK_THROWS_AS(root.numbers("n"), InputError);
+  CHECK_THROWS_WITH(root.numbers("mixed"), Contains("must hold finite numbers"));
+  CHECK_THROWS_WITH(root.numbers("bad"), Contains("holds nan"));
+  CHECK_THROWS_WITH(root.table("t"), Equals("some.toml: t must be a table"));
+}
+
+TEST_CASE("an override replaces, adds and nests", "[models][config]") {
+  const ConfigFile file =
+      document("x = 1\n[a]\ny = 2\n", {{"x", "10"}, {"a.y", "20"}, {"a.b.z", "30"}});
+  ConfigTable root = file.root();
+  CHECK(root.integer("x", 0, 99) == 10);
+  CHECK(root.table("a").integer("y", 0, 99) == 20);
+  CHECK(root.table("a").table("b").integer("z", 0, 99) == 30);
+}
+
+TEST_CASE("the last of two overrides counts", "[models][config]") {
+  const ConfigFile file = document("x = 1", {{"x", "2"}, {"x", "3"}});
+  CHECK(file.root().integer("x", 0, 9) == 3);
+  CHECK(file.origin("x") == "--set layer.x=3");
+}
+
+TEST_CASE("an override's bare words are text", "[models][config]") {
+  CHECK(overridden_text("bf16") == "bf16");
+  CHECK(overridden_text("\"quoted\"") == "quoted");
+  CHECK(overridden_text("two words") == "two words");
+  CHECK(overridden_text("") == "");
+}
+
+TEST_CASE("an override sets one key, whatever its text holds", "[models][config]") {
+  // Appended to "value = ", this is TOML of two keys.
+  const ConfigFile file = document("x = 1", {{"x", "2\ny = 3"}});
+  CHECK_THROWS_AS(file.root().integer("x", 0, 9), InputError);
+}
+
+TEST_CASE("a fault in an override names the override", "[models][config]") {
+  const ConfigFile file = document("x = 1\n[a]\n", {{"x", "9"}, {"typo", "1"}, {"a.y", "no"}});
+  ConfigTable root = file.root();
+  CHECK_THROWS_WITH(root.integer("x", 1, 8), Equals("--set layer.x=9: x is 9, must be 1..8"));
+  CHECK_THROWS_WITH(root.table("a").integer("y", 0, 9),
+                    Equals("--set layer.a.y=no: a.y is 'no', must be an integer"));
+  CHECK_THROWS_WITH(root.finish(), StartsWith("--set layer.typo=1: typo is an unknown key"));
+}
+
+TEST_CASE("an override needs a key that is not below a value", "[models][config]") {
+  CHECK_THROWS_WITH(document("x = 1", {{"x.y", "2"}}),
+                    Equals("--set layer.x.y=2: x is not a table"));
+  CHECK_THROWS_WITH(document("x = 1", {{"", "2"}}), Contains("no key given"));
+}
+
+TEST_CASE("an override with an empty part in its key is refused", "[models][config]") {
+  for (const char* key : {".", ".x", "x.", "a..b"}) {
+    CAPTURE(key);
+    const auto read = [&] {
+      const ConfigFile file = document("x = 1", {{key, "2"}});
+      ConfigTable root = file.root();
+      root.integer("x", 0, 9);
+      root.finish();
+    };
+    CHECK_THROWS_AS(read(), InputError);
+  }
+}
+
+TEST_CASE("the JSON of a document holds its overrides", "[models][config]") {
+  const std::string json = document("x = 1", {{"x", "7"}}).to_json();
+  CHECK_THAT(json, Contains("7") && !Contains("1"));
+}
+
+TEST_CASE("a document tells which keys were overridden", "[models][config]") {
+  ConfigFile file = document("x = 1\ny = 2", {{"x", "3"}});
+  CHECK(file.overrides("x"));
+  CHECK_FALSE(file.overrides("y"));
+  CHECK(file.origin("y") == "some.toml");
+  file.erase("y");
+  CHECK(file.root().keys() == std::vector<std::string>{"x"});
+}
 
 TEST_CASE("a file that was written reads the same", "[models][files]") {
   const TemporaryDirectory directory;
@@ -87,3 +270,5 @@ TEST_CASE("a missing file and a directory cannot be read", "[models][files]") {
                     Equals(absent + ": cannot read this layer file"));
   CHECK_THROWS_WITH(read_file(root, "layer file"), Equals(root + ": cannot read this layer file"));
 }
+
+}  // namespace pipemoe::files_test

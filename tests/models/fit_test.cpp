@@ -7,7 +7,8 @@
 
 #include "models/error.hpp"
 
-using namespace pipemoe;
+namespace pipemoe::fit_test {
+
 using Catch::Matchers::StartsWith;
 
 namespace {
@@ -158,3 +159,17 @@ TEST_CASE("a fit extrapolates outside the range it was made on, when that is kno
   CHECK_FALSE(fit.extrapolates_at(Flops{20}));
   CHECK(fit.extrapolates_at(Flops{20.5}));
 }
+
+TEST_CASE("a table without a range was measured between its points", "[models][fit]") {
+  Fit<Bytes> fit;
+  fit.model = bent_table();
+  CHECK(fit.measured_range() == WorkRange{10, 40});
+  CHECK(fit.extrapolates_at(Bytes{9}));
+  CHECK_FALSE(fit.extrapolates_at(Bytes{10}));
+  CHECK_FALSE(fit.extrapolates_at(Bytes{40}));
+  CHECK(fit.extrapolates_at(Bytes{41}));
+  fit.range = WorkRange{10, 50};  // what it says itself counts
+  CHECK_FALSE(fit.extrapolates_at(Bytes{41}));
+}
+
+}  // namespace pipemoe::fit_test

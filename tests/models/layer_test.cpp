@@ -11,8 +11,9 @@
 #include "models/files.hpp"
 #include "tests/support/random_layers.hpp"
 
-using namespace pipemoe;
-using namespace pipemoe::test;
+namespace pipemoe::layer_test {
+
+using namespace test;
 using Catch::Matchers::Contains;
 using Catch::Matchers::Equals;
 using Catch::Matchers::StartsWith;
@@ -43,12 +44,6 @@ std::string without_line(std::string text, const std::string& key) {
 std::int64_t written(const std::string& text, const std::string& key) {
   const auto at = text.find("\n" + key + " = ");
   return at == std::string::npos ? 1 : std::stoll(text.substr(at + key.size() + 4));
-}
-
-double flops(const GemmShapes& gemms) {
-  double sum = 0;
-  for (const GemmShape& gemm : gemms) sum += gemm.flops().count;
-  return sum;
 }
 
 // Two local experts on each of two ranks.
@@ -154,22 +149,23 @@ TEST_CASE("a degree outside 1..slots is refused", "[models][layer]") {
 
 TEST_CASE("an expert's matrix products", "[models][layer]") {
   const MoeLayer layer = small_layer(Activation::Relu, Dtype::Fp32);
-  // groups, rows, n, k: up is 3 -> 5, down 5 -> 3; gradients of inputs transpose them.
-  const GemmShape up{2, 7, 5, 3}, down{2, 7, 3, 5};
-  const GemmShape down_input{2, 7, 5, 3}, up_input{2, 7, 3, 5};
-  CHECK(layer.gemms(Pass::Forward, 7, 2) == GemmShapes{up, down});
-  CHECK(layer.gemms(Pass::InputGradient, 7, 2) == GemmShapes{down_input, up_input});
-  CHECK(layer.gemms(Pass::WeightGradient, 7, 2) == GemmShapes{down, up});
-  CHECK(layer.gemms(Pass::Backward, 7, 2) == GemmShapes{down_input, down, up_input, up});
-  CHECK(up.flops().count == 210);  // 2 * 7 * 5 * 3
+  // groups, no rows, n, k: up is 3 -> 5, down 5 -> 3; gradients of inputs transpose them.
+  const GemmShape up{2, 0, 5, 3}, down{2, 0, 3, 5};
+  const GemmShape down_input{2, 0, 5, 3}, up_input{2, 0, 3, 5};
+  CHECK(layer.gemms(ProductKind::Forward, 2) == GemmShapes{up, down});
+  CHECK(layer.gemms(ProductKind::InputGradient, 2) == GemmShapes{down_input, up_input});
+  CHECK(layer.gemms(ProductKind::WeightGradient, 2) == GemmShapes{down, up});
+  CHECK(layer.gemms(ProductKind::BothGradients, 2) == GemmShapes{down_input, down, up_input, up});
+  CHECK(GemmShape{2, 7, 5, 3}.flops().count == 210);  // 2 * 7 * 5 * 3
 }
 
 TEST_CASE("SwiGLU's first matrix is twice as wide", "[models][layer]") {
   const MoeLayer layer = small_layer(Activation::SwiGlu, Dtype::Fp32);
-  const GemmShape up{2, 7, 10, 3}, down{2, 7, 3, 5}, up_input{2, 7, 3, 10};
-  CHECK(layer.gemms(Pass::Forward, 7, 2) == GemmShapes{up, down});
-  CHECK(layer.gemms(Pass::InputGradient, 7, 2)[1] == up_input);
-  CHECK(flops(layer.gemms(Pass::Forward, 7, 2)) == 630);  // 2*7*10*3 + 2*7*5*3
+  const GemmShape up{2, 0, 10, 3}, down{2, 0, 3, 5}, up_input{2, 0, 3, 10};
+  CHECK(layer.gemms(ProductKind::Forward, 2) == GemmShapes{up, down});
+  CHECK(layer.gemms(ProductKind::InputGradient, 2)[1] == up_input);
+  // 7 rows: 2*7*10*3 + 2*7*5*3.
+  CHECK(layer.products(ProductKind::Forward, 7, 2).flops() == Flops{630});
 }
 
 TEST_CASE("each gradient costs the forward's flops, both together twice", "[models][layer]") {
@@ -177,26 +173,30 @@ TEST_CASE("each gradient costs the forward's flops, both together twice", "[mode
   for (int i = 0; i < 200; ++i) {
     const MoeLayer layer = random_layer(random, 4);
     CAPTURE(i, to_string(layer.activation), layer.model_dim, layer.hidden_dim);
-    const auto total = [&](Pass pass) { return flops(layer.gemms(pass, layer.rows(), 4)); };
+    const auto total = [&](ProductKind kind) {
+      return layer.products(kind, layer.rows(), 4).flops().count;
+    };
     const double matrices = layer.activation == Activation::SwiGlu ? 3 : 2;
-    REQUIRE(total(Pass::Forward) == 2 * matrices * static_cast<double>(layer.rows()) *
-                                        static_cast<double>(layer.model_dim * layer.hidden_dim));
-    REQUIRE(total(Pass::InputGradient) == total(Pass::Forward));
-    REQUIRE(total(Pass::WeightGradient) == total(Pass::Forward));
-    REQUIRE(total(Pass::Backward) == total(Pass::InputGradient) + total(Pass::WeightGradient));
+    REQUIRE(total(ProductKind::Forward) ==
+            2 * matrices * static_cast<double>(layer.rows()) *
+                static_cast<double>(layer.model_dim * layer.hidden_dim));
+    REQUIRE(total(ProductKind::InputGradient) == total(ProductKind::Forward));
+    REQUIRE(total(ProductKind::WeightGradient) == total(ProductKind::Forward));
+    REQUIRE(total(ProductKind::BothGradients) ==
+            total(ProductKind::InputGradient) + total(ProductKind::WeightGradient));
   }
 }
 
 TEST_CASE("the activation function reads and writes its rows", "[models][layer]") {
   const MoeLayer relu = small_layer(Activation::Relu, Dtype::Fp32);
-  CHECK(relu.activation_bytes(Pass::Forward, 7) == Bytes{7 * 4 * (5 + 5)});
+  CHECK(relu.activation_bytes_per_row(ProductKind::Forward) == Bytes{4 * (5 + 5)});
   // The saved input and the output's gradient in, the input's gradient out.
-  CHECK(relu.activation_bytes(Pass::InputGradient, 7) == Bytes{7 * 4 * (5 + 5 + 5)});
-  CHECK(relu.activation_bytes(Pass::Backward, 7) == Bytes{7 * 4 * (5 + 5 + 5)});
-  CHECK(relu.activation_bytes(Pass::WeightGradient, 7) == Bytes{0});
+  CHECK(relu.activation_bytes_per_row(ProductKind::InputGradient) == Bytes{4 * (5 + 5 + 5)});
+  CHECK(relu.activation_bytes_per_row(ProductKind::BothGradients) == Bytes{4 * (5 + 5 + 5)});
+  CHECK(relu.activation_bytes_per_row(ProductKind::WeightGradient) == Bytes{0});
   const MoeLayer swiglu = small_layer(Activation::SwiGlu, Dtype::Bf16);
-  CHECK(swiglu.activation_bytes(Pass::Forward, 7) == Bytes{7 * 2 * (10 + 5)});
-  CHECK(swiglu.activation_bytes(Pass::Backward, 7) == Bytes{7 * 2 * (10 + 5 + 10)});
+  CHECK(swiglu.activation_bytes_per_row(ProductKind::Forward) == Bytes{2 * (10 + 5)});
+  CHECK(swiglu.activation_bytes_per_row(ProductKind::BothGradients) == Bytes{2 * (10 + 5 + 10)});
 }
 
 TEST_CASE("memory is weights, gradients and row buffers", "[models][layer]") {
@@ -322,21 +322,32 @@ TEST_CASE("an override of one way to give tokens replaces the other", "[models][
 
 TEST_CASE("packing by expert and back moves each row four times", "[models][layer]") {
   const MoeLayer layer{.tokens_per_rank = 8, .model_dim = 3, .hidden_dim = 5, .num_experts = 8};
-  // 7 rows of 3 fp32 numbers, read and written before the experts and after them.
-  for (const Pass pass : {Pass::Forward, Pass::Backward, Pass::InputGradient}) {
-    CHECK(layer.layout_bytes(pass, 7, 4) == Bytes{4 * 7 * 3 * 4});
+  // A row of 3 fp32 numbers, read and written before the experts and after them.
+  for (const ProductKind kind :
+       {ProductKind::Forward, ProductKind::BothGradients, ProductKind::InputGradient}) {
+    CHECK(layer.layout_bytes_per_row(kind, 4) == Bytes{4 * 3 * 4});
   }
-  CHECK(layer.layout_bytes(Pass::WeightGradient, 7, 4) == Bytes{0});
+  CHECK(layer.layout_bytes_per_row(ProductKind::WeightGradient, 4) == Bytes{0});
   // One rank, or one expert a rank: received order is packed order.
-  CHECK(layer.layout_bytes(Pass::Forward, 7, 1) == Bytes{0});
-  CHECK(layer.layout_bytes(Pass::Forward, 7, 8) == Bytes{0});
+  CHECK(layer.layout_bytes_per_row(ProductKind::Forward, 1) == Bytes{0});
+  CHECK(layer.layout_bytes_per_row(ProductKind::Forward, 8) == Bytes{0});
 }
 
-TEST_CASE("passes have names that read back", "[models][layer]") {
-  for (const Pass pass :
-       {Pass::Forward, Pass::Backward, Pass::InputGradient, Pass::WeightGradient}) {
-    CHECK(pass_from(to_string(pass)) == pass);
+TEST_CASE("an expert's work holds shapes, rows and traffic a row", "[models][layer]") {
+  const MoeLayer layer = small_layer(Activation::SwiGlu, Dtype::Bf16);
+  const Products products = layer.products(ProductKind::Forward, 7, 2);
+  CHECK(products.kind == ProductKind::Forward);
+  CHECK(products.dtype == Dtype::Bf16);
+  CHECK(products.activation == Activation::SwiGlu);
+  CHECK(products.shapes == layer.gemms(ProductKind::Forward, 2));
+  CHECK(products.gemms() == GemmShapes{{2, 7, 10, 3}, {2, 7, 3, 5}});
+  CHECK(products.activation_bytes() == Bytes{7 * 2 * (10 + 5)});
+  CHECK(products.layout_bytes() == Bytes{7 * 4 * 3 * 2});
+  for (const ProductKind kind : {ProductKind::Forward, ProductKind::InputGradient,
+                                 ProductKind::WeightGradient, ProductKind::BothGradients}) {
+    CAPTURE(to_string(kind));
+    CHECK(layer.products(kind, 7, 2).expert_sizes() == layer.expert_sizes(2));
   }
-  CHECK(to_string(Pass::InputGradient) == "input_gradient");
-  CHECK_THROWS_AS(pass_from("input gradient"), InputError);
 }
+
+}  // namespace pipemoe::layer_test

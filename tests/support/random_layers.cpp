@@ -1,5 +1,6 @@
 #include "tests/support/random_layers.hpp"
 
+#include <algorithm>
 #include <array>
 
 #include "models/cluster_io.hpp"
@@ -7,11 +8,13 @@
 
 namespace pipemoe::test {
 
+Cluster shipped_cluster(const std::string& name) {
+  return read_cluster(ConfigFile::load(
+      std::string(PIPEMOE_SOURCE_DIR) + "/experiments/clusters/" + name + ".toml", "cluster"));
+}
+
 Cluster authors_cluster(int ranks) {
-  return read_cluster(ConfigFile::load(std::string(PIPEMOE_SOURCE_DIR) +
-                                           "/experiments/clusters/rtx2080ti-100gib-" +
-                                           std::to_string(ranks) + ".toml",
-                                       "cluster"));
+  return shipped_cluster("rtx2080ti-100gib-" + std::to_string(ranks));
 }
 
 MoeLayer shipped_layer(const std::string& name) {
@@ -55,6 +58,18 @@ MoeLayer random_layer(std::mt19937_64& random, int ranks) {
   layer.dtype = dtypes[static_cast<std::size_t>(draw(0, 2))];
   layer.activation = activations[static_cast<std::size_t>(draw(0, 2))];
   return layer;
+}
+
+MoeLayer random_fp32_layer(std::mt19937_64& random, int ranks) {
+  MoeLayer layer = random_layer(random, ranks);
+  layer.dtype = Dtype::Fp32;
+  return layer;
+}
+
+Degrees random_degrees(std::mt19937_64& random, const MoeLayer& layer, std::int64_t most) {
+  std::uniform_int_distribution<std::int64_t> degree(1, std::min(layer.slots(), most));
+  const std::int64_t forward = degree(random);
+  return {forward, degree(random)};
 }
 
 }  // namespace pipemoe::test

@@ -7,9 +7,12 @@
 
 #include "models/cluster.hpp"
 #include "models/layer.hpp"
+#include "models/schedule.hpp"
 
 namespace pipemoe::test {
 
+/// experiments/clusters/<name>.toml.
+Cluster shipped_cluster(const std::string& name);
 /// The authors' cluster of 16, 32 or 64 GPUs.
 Cluster authors_cluster(int ranks);
 /// experiments/layers/<name>.toml.
@@ -21,5 +24,10 @@ std::vector<MoeLayer> study_grid(int ranks);
 
 /// A layer that divides over `ranks`, of any dtype, activation, capacity and dropless.
 MoeLayer random_layer(std::mt19937_64& random, int ranks);
+/// Of fp32, which is what the authors' clusters fit.
+MoeLayer random_fp32_layer(std::mt19937_64& random, int ranks);
+
+/// Degrees that the layer can have, up to `most`.
+Degrees random_degrees(std::mt19937_64& random, const MoeLayer& layer, std::int64_t most);
 
 }  // namespace pipemoe::test
