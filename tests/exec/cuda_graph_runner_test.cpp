@@ -24,7 +24,7 @@ class FakeBlock final : public CudaBlockState {
   std::function<void(cudaStream_t)> on_expert;
 
   void run(const TaskKey& task, cudaStream_t stream) override {
-    if (on_expert && task.operation == OperationKind::Expert) on_expert(stream);
+    if (on_expert && task.step == Step::Expert) on_expert(stream);
   }
   cuda::DeviceExchange exchange(const TaskKey&) override { return {}; }
   LayerResults results() const override { return {}; }
@@ -85,7 +85,7 @@ class ExchangesThatLeaveLate final : public CudaCommunicator {
   cuda::Stream aside_;
 };
 
-TaskGraph graph() { return schedule("pipemoe", prime_layer(2, 1.0), one_node(1), {2, 2}); }
+TaskGraph graph() { return build_graph("pipemoe", prime_layer(2, 1.0), one_node(1), {2, 2}); }
 
 CudaGraphOptions options(bool cuda_graph) {
   return {.cuda_graph = cuda_graph, .deadline = Seconds{0.2}};
