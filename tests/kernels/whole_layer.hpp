@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "kernels/reference.hpp"
-#include "models/task_graph.hpp"
+#include "models/schedule.hpp"
 
 namespace pipemoe::test {
 
