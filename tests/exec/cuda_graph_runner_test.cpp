@@ -130,6 +130,38 @@ TEST_CASE("tasks end after what they wait for", "[exec][cuda]") {
   }
 }
 
+TEST_CASE("queues of any number and priority run on streams of their own", "[exec][cuda]") {
+  const bool cuda_graph = GENERATE(false, true);
+  const bool communication_first = GENERATE(false, true);
+  CAPTURE(cuda_graph, communication_first);
+  const TaskGraph from = graph();
+  TaskGraphBuilder builder("own queues", 1,
+                           {{"to experts", Resource::Network, 2},
+                            {"idle", Resource::Host, 0},
+                            {"back", Resource::NodeLinks, 1},
+                            {"experts", Resource::Compute, 0},
+                            {"gradients", Resource::Compute, -3}});
+  for (Task task : from.tasks()) {
+    const bool backward = task.key.pass == Pass::Backward;
+    task.queue = !is_exchange(task) ? (backward ? 4 : 3) : task.key.step == Step::Dispatch ? 0 : 2;
+    builder.add(std::move(task));
+  }
+  for (const auto& [before, after] : from.dependencies()) builder.depend(before, after);
+  for (const TaskId id : from.topological_order()) builder.enqueue(id);
+  const TaskGraph tasks = std::move(builder).build();
+  LosableExchanges exchanges;
+  CudaGraphRunner runner(tasks, fake_blocks(), &exchanges,
+                         {.cuda_graph = cuda_graph, .communication_first = communication_first});
+  CHECK(runner.measure_makespan(Clock::now()) > Seconds{});
+  std::vector<Interval> intervals(tasks.size());
+  const auto start = Clock::now();
+  runner.iterate(start, intervals);
+  for (const Interval& interval : intervals) CHECK(start <= interval.start);
+  for (const auto& [before, after] : tasks.dependencies()) {
+    CHECK(intervals[before].end <= intervals[after].start);
+  }
+}
+
 TEST_CASE("what has arrived is computed while this rank's own rows are leaving", "[exec][cuda]") {
   const bool cuda_graph = GENERATE(false, true);
   CAPTURE(cuda_graph);
