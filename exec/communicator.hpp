@@ -21,7 +21,7 @@ struct Exchange {
 };
 
 /// Joins all ranks of a group, which call exchange() equally often and in the same order. Each
-/// stream has its own communicator, so one thread at a time uses it.
+/// queue has its own communicator, so one thread at a time uses it.
 class Communicator {
  public:
   virtual ~Communicator() = default;

@@ -15,9 +15,10 @@
 namespace pipemoe::exec {
 
 struct CudaGraphOptions {
-  bool cuda_graph = true;           ///< replay recorded iterations; false: enqueue each task anew
-  bool communication_first = true;  ///< streams have their queues' priorities; false: equal ones
-  Seconds deadline{120};            ///< for one iteration; a later end means that a rank failed
+  bool cuda_graph = true;  ///< replay recorded iterations; false: enqueue each task anew
+  /// Streams have the priorities of their queues; false: all have the same.
+  bool communication_first = true;
+  Seconds deadline{120};  ///< for one iteration; a later end means that a rank failed
 };
 
 /// The blocks of a model on this rank, by TaskKey::block.

@@ -10,7 +10,6 @@ namespace {
 
 using cuda::check;
 using cuda::DeviceBuffer;
-using cuda::Direction;
 using cuda::Element;
 
 // Converts on the device, which takes it next to no time.
@@ -46,10 +45,6 @@ std::vector<float> download(const DeviceBuffer& buffer, Element element) {
 }
 
 DeviceBuffer like(const DeviceBuffer& buffer) { return DeviceBuffer(buffer.bytes()); }
-
-Direction direction_of(const TaskKey& task) {
-  return task.pass == Pass::Forward ? Direction::Forward : Direction::Backward;
-}
 
 }  // namespace
 
@@ -137,8 +132,8 @@ void CudaMoeLayer::run(const TaskKey& task, cudaStream_t stream) {
 }
 
 cuda::DeviceExchange CudaMoeLayer::exchange(const TaskKey& task) {
-  return sends_to_experts(moe_step(task)) ? layer_.dispatch(direction_of(task), task.chunk)
-                                          : layer_.combine_exchange(direction_of(task), task.chunk);
+  return sends_to_experts(moe_step(task)) ? layer_.dispatch(task.pass, task.chunk)
+                                          : layer_.combine_exchange(task.pass, task.chunk);
 }
 
 // Every iteration starts with the gate.

@@ -52,8 +52,8 @@ struct ExecutorOptions {
   std::optional<Link> link;  ///< an emulated link, cpu only
   DataOptions data;
   bool cuda_graph = true;
-  bool communication_first =
-      true;  ///< CUDA streams have their queues' priorities; false: equal ones
+  /// cuda only: CUDA streams have the priorities of their queues; false: all have the same.
+  bool communication_first = true;
   bool tf32 = false;
   std::optional<bool> pack_rows;  ///< cuda only; absent: what is expected to be faster
   /// nccl only: as CudaOptions::exchange_ctas, up to kMostExchangeCtas. Absent: 0.

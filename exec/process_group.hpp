@@ -28,7 +28,7 @@ class ProcessGroup {
   virtual void barrier() = 0;
   /// The bytes of every rank, by rank; their sizes may differ.
   virtual std::vector<std::vector<std::byte>> all_gather(std::span<const std::byte> mine) = 0;
-  /// A new communicator, for one stream.
+  /// A new communicator, for one queue of a graph.
   virtual std::unique_ptr<Communicator> communicator() = 0;
   /// A group of ranks 0..ranks-1; null on the other ranks. Requires 1 <= ranks <= size().
   virtual std::unique_ptr<ProcessGroup> first(int ranks) = 0;

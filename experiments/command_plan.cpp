@@ -186,10 +186,12 @@ void print_why(const char* name, const PassPlan& pass) {
     fmt::print("    degree {} is the largest allowed\n", now.degree);
     return;
   }
-  fmt::print("    degree {} would take {:.3f} ms ({}): start-up {}, the rest {}; bound by {}\n",
-             next.degree, milliseconds(next.time), change(now.time, next.time),
-             change(now.startup, next.startup),
-             change(now.time - now.startup, next.time - next.startup), to_string(next.binding));
+  print_line(fmt::format(
+                 "    degree {} would take {:.3f} ms ({}): start-up {}, the rest {}; bound by {}",
+                 next.degree, milliseconds(next.time), change(now.time, next.time),
+                 change(now.startup, next.startup),
+                 change(now.time - now.startup, next.time - next.startup), to_string(next.binding)),
+             6);
 }
 
 // What two chunks would change.

@@ -56,12 +56,36 @@ class Lane {
 
 }  // namespace
 
+std::string wrapped(const std::string& text, std::size_t indent, std::size_t columns) {
+  std::string out;
+  std::size_t line = 0;  // where the current one began
+  for (std::size_t at = 0; at < text.size();) {
+    std::size_t end = std::min(text.find(' ', at + 1), text.size());
+    if (out.size() + (end - at) - line > columns && out.size() > line + indent) {
+      out += "\n" + std::string(indent, ' ');
+      line = out.size() - indent;
+      at += text[at] == ' ' ? 1 : 0;
+    }
+    out += text.substr(at, end - at);
+    at = end;
+  }
+  return out;
+}
+
+void print_line(const std::string& text, std::size_t indent) {
+  const bool on_terminal = isatty(STDOUT_FILENO) != 0;
+  fmt::print("{}\n", on_terminal ? wrapped(text, indent, terminal_columns()) : text);
+}
+
 void print_layer(const MoeLayer& layer) {
-  fmt::print("layer    {}: {} tokens a rank, M {}, H {}, {} experts, top-{}, capacity {}, {}, {}\n",
-             layer.name, layer.tokens_per_rank, layer.model_dim, layer.hidden_dim,
-             layer.num_experts, layer.top_k,
-             layer.capacity_factor ? fmt::format("{:g}", *layer.capacity_factor) : "dropless",
-             to_string(layer.dtype), to_string(layer.activation));
+  print_line(
+      fmt::format(
+          "layer    {}: {} tokens a rank, M {}, H {}, {} experts, top-{}, capacity {}, {}, {}",
+          layer.name, layer.tokens_per_rank, layer.model_dim, layer.hidden_dim, layer.num_experts,
+          layer.top_k,
+          layer.capacity_factor ? fmt::format("{:g}", *layer.capacity_factor) : "dropless",
+          to_string(layer.dtype), to_string(layer.activation)),
+      9);
 }
 
 void print_heading(const MoeLayer& layer, const Cluster& cluster) {
@@ -80,11 +104,12 @@ void print_basis(const BasisShares& shares) {
     const double share = shares[static_cast<std::size_t>(basis)];
     if (share >= 5e-4) parts.push_back(fmt::format("{:.1f} % {}", 100 * share, to_string(basis)));
   }
-  if (!parts.empty()) fmt::print("  rests on costs that are {}\n", fmt::join(parts, ", "));
+  if (!parts.empty())
+    print_line(fmt::format("  rests on costs that are {}", fmt::join(parts, ", ")), 4);
 }
 
 void print_notes(const std::vector<std::string>& notes) {
-  for (const std::string& note : notes) fmt::print("  note: {}\n", note);
+  for (const std::string& note : notes) print_line("  note: " + note, 8);
 }
 
 namespace {

@@ -13,6 +13,11 @@ namespace pipemoe::program {
 
 constexpr double milliseconds(Seconds time) { return time.count() * 1e3; }
 
+/// Breaks lines at spaces where they would be longer than `columns`; later lines are indented.
+std::string wrapped(const std::string& text, std::size_t indent, std::size_t columns);
+/// One line, wrapped to the terminal; whole where standard output is no terminal.
+void print_line(const std::string& text, std::size_t indent);
+
 void print_layer(const MoeLayer& layer);
 /// Layer, cluster and whether the layer fits a GPU's memory.
 void print_heading(const MoeLayer& layer, const Cluster& cluster);

@@ -184,7 +184,7 @@ void DeviceLayer::State::allocate_rows() {
   if (shape.biases) need("first_bias_sums", placement.first_bias_sums * 4);
   std::int64_t sums = 0;
   for (const DeviceChunk& chunk : placement.backward) {
-    for (const Group& group : chunk.groups) {
+    for (const ExpertGroup& group : chunk.groups) {
       sums = std::max(
           sums, partial_sums_size({.experts = group.experts, .rows = group.rows}, shape.model_dim));
     }
@@ -206,7 +206,7 @@ void DeviceLayer::State::upload(cudaStream_t stream) {
 void DeviceLayer::State::prepare_products() {
   const auto each_group = [](const std::vector<DeviceChunk>& chunks, auto visit) {
     for (const DeviceChunk& chunk : chunks) {
-      for (const Group& group : chunk.groups) {
+      for (const ExpertGroup& group : chunk.groups) {
         if (group.rows > 0) visit(group);
       }
     }
@@ -217,11 +217,11 @@ void DeviceLayer::State::prepare_products() {
     matmuls.prepare(product);
     zeroed_bytes += ZeroedWorkspaces::size_of(matmuls.workspace_bytes(product));
   };
-  each_group(placement.forward, [&](const Group& group) {
+  each_group(placement.forward, [&](const ExpertGroup& group) {
     prepare(products.first(group));
     prepare(products.second(group));
   });
-  each_group(placement.backward, [&](const Group& group) {
+  each_group(placement.backward, [&](const ExpertGroup& group) {
     prepare(products.hidden_gradient(group));
     prepare(products.input_gradient(group));
     for (const bool accumulate : {false, true}) {
@@ -242,10 +242,10 @@ std::int64_t DeviceLayer::State::map_blocks(std::int64_t degree) const {
   return shape.direct ? 1 : degree;
 }
 
-RowMap DeviceLayer::State::map(Direction direction) const {
+RowMap DeviceLayer::State::map(Pass pass) const {
   const bool segments = two_maps && placement.expert_major;
   const std::int32_t* bounds = segments ? at<std::int32_t>("bounds") : nullptr;
-  if (direction == Direction::Backward && two_maps) {
+  if (pass == Pass::Backward && two_maps) {
     return {map_blocks(shape.backward_degree), at<std::int32_t>("backward_blocks"),
             at<std::int32_t>("backward_row_of"), bounds};
   }
@@ -253,8 +253,8 @@ RowMap DeviceLayer::State::map(Direction direction) const {
           at<std::int32_t>("forward_row_of"), bounds};
 }
 
-const DeviceChunk& DeviceLayer::State::chunk(Direction direction, std::int64_t index) const {
-  const auto& chunks = direction == Direction::Forward ? placement.forward : placement.backward;
+const DeviceChunk& DeviceLayer::State::chunk(Pass pass, std::int64_t index) const {
+  const auto& chunks = pass == Pass::Forward ? placement.forward : placement.backward;
   ensure(index >= 0 && index < static_cast<std::int64_t>(chunks.size()), "device layer: chunk");
   return chunks[static_cast<std::size_t>(index)];
 }
@@ -308,18 +308,18 @@ ExchangeBlocks DeviceLayer::State::blocks_of(std::int64_t degree, std::int64_t i
   return blocks;
 }
 
-DeviceExchange DeviceLayer::dispatch(Direction direction, std::int64_t index) const {
+DeviceExchange DeviceLayer::dispatch(Pass pass, std::int64_t index) const {
   const State& s = *state_;
   ensure(!s.shape.direct, "dispatch: a direct layer");
-  const DeviceChunk& chunk = s.chunk(direction, index);
+  const DeviceChunk& chunk = s.chunk(pass, index);
   const std::int64_t width = s.shape.model_dim, row_bytes = width * size_of(s.shape.element);
-  const char* packed = direction == Direction::Forward ? "input" : "output_gradient";
+  const char* packed = pass == Pass::Forward ? "input" : "output_gradient";
   DeviceExchange exchange{.send = s.row("sent", chunk.sent_begin, width),
                           .receive = s.experts_side(s.packs ? "received" : packed, chunk),
                           .kept = s.shape.keeps_own};
   if (s.shape.exchanges_by_expert) {
     const std::int64_t degree =
-        direction == Direction::Forward ? s.shape.forward_degree : s.shape.backward_degree;
+        pass == Pass::Forward ? s.shape.forward_degree : s.shape.backward_degree;
     exchange.blocks = s.blocks_of(degree, index);
   }
   for (const std::int64_t rows : chunk.sent_rows) exchange.send_bytes.push_back(rows * row_bytes);
@@ -329,10 +329,10 @@ DeviceExchange DeviceLayer::dispatch(Direction direction, std::int64_t index) co
   return exchange;
 }
 
-DeviceExchange DeviceLayer::combine_exchange(Direction direction, std::int64_t index) const {
+DeviceExchange DeviceLayer::combine_exchange(Pass pass, std::int64_t index) const {
   const State& s = *state_;
-  DeviceExchange exchange = dispatch(direction, index);
-  const DeviceChunk& chunk = s.chunk(direction, index);
+  DeviceExchange exchange = dispatch(pass, index);
+  const DeviceChunk& chunk = s.chunk(pass, index);
   const std::int64_t width = s.shape.model_dim;
   std::swap(exchange.send_bytes, exchange.receive_bytes);
   if (exchange.blocks) exchange.blocks->to_experts = false;

@@ -19,6 +19,7 @@
 #include "kernels/device_rows.hpp"
 #include "kernels/device_types.hpp"
 #include "kernels/received.hpp"
+#include "models/task_graph.hpp"
 
 namespace pipemoe::cuda {
 
@@ -51,7 +52,7 @@ struct DeviceLayerShape {
   /// is moved. Needs a capacity.
   bool exchanges_by_expert = false;
   /// Multiprocessors for experts' products that stand beside exchanges, to which they leave the
-  /// others: in a direction of several chunks, and of deferred weight gradients. 0: all.
+  /// others: in a pass of several chunks, and of deferred weight gradients. 0: all.
   int multiprocessors_beside_exchanges = 0;
   bool defers_weight_gradients = false;  ///< beside the exchange of the input gradients
 
@@ -88,8 +89,6 @@ struct DeviceTokens {
   void* output = nullptr;                 ///< out: [tokens, model_dim]
   void* input_gradient = nullptr;         ///< out: [tokens, model_dim]
 };
-
-enum class Direction { Forward, Backward };
 
 /// Blocks that lie together on both sides of an exchange, each so many bytes, one a pitch behind
 /// the one before.
@@ -182,8 +181,8 @@ class DeviceLayer {
   void permute_backward(cudaStream_t stream);
 
   /// The exchanges between the tasks; of a direct layer there are none.
-  DeviceExchange dispatch(Direction direction, std::int64_t chunk) const;
-  DeviceExchange combine_exchange(Direction direction, std::int64_t chunk) const;
+  DeviceExchange dispatch(Pass pass, std::int64_t chunk) const;
+  DeviceExchange combine_exchange(Pass pass, std::int64_t chunk) const;
 
   const DeviceLayerShape& shape() const;
   const std::int32_t* experts() const;   ///< device: [tokens, top_k]

@@ -24,9 +24,9 @@ std::vector<std::int64_t> sent_to_ranks(const DeviceLayerShape& shape,
 }
 
 // All experts over one source's rows, sources one after another.
-std::vector<Group> source_groups(const DeviceLayerShape& shape, const ReceivedRows& chunk,
-                                 std::int64_t begin) {
-  std::vector<Group> groups;
+std::vector<ExpertGroup> source_groups(const DeviceLayerShape& shape, const ReceivedRows& chunk,
+                                       std::int64_t begin) {
+  std::vector<ExpertGroup> groups;
   for (std::int64_t source = 0; source < chunk.num_sources(); ++source) {
     const std::int64_t rows = chunk.block_rows(source, 0);
     groups.push_back({.experts = shape.local_experts(),
@@ -38,14 +38,14 @@ std::vector<Group> source_groups(const DeviceLayerShape& shape, const ReceivedRo
   return groups;
 }
 
-std::vector<Group> packed_groups(const DeviceLayerShape& shape, const ReceivedRows& chunk,
-                                 std::int64_t begin) {
+std::vector<ExpertGroup> packed_groups(const DeviceLayerShape& shape, const ReceivedRows& chunk,
+                                       std::int64_t begin) {
   const std::int64_t experts = shape.local_experts();
   if (shape.capacity >= 0) {
     const std::int64_t rows = chunk.expert_rows(0);
     return {{.experts = experts, .first_row = begin, .rows = rows, .stride = rows}};
   }
-  std::vector<Group> groups;
+  std::vector<ExpertGroup> groups;
   for (std::int64_t e = 0; e < experts; ++e) {
     groups.push_back({.first_expert = e,
                       .experts = 1,
@@ -55,8 +55,9 @@ std::vector<Group> packed_groups(const DeviceLayerShape& shape, const ReceivedRo
   return groups;
 }
 
-std::vector<Group> expert_major_groups(const DeviceLayerShape& shape, const ExpertMajor& order,
-                                       std::int64_t degree, std::int64_t chunk) {
+std::vector<ExpertGroup> expert_major_groups(const DeviceLayerShape& shape,
+                                             const ExpertMajor& order, std::int64_t degree,
+                                             std::int64_t chunk) {
   return {{.experts = shape.local_experts(),
            .first_row = order.row_of_slot(rows_before_chunk(shape.capacity, degree, chunk)),
            .rows = order.row_of_slot(rows_in_chunk(shape.capacity, degree, chunk)),
@@ -64,9 +65,9 @@ std::vector<Group> expert_major_groups(const DeviceLayerShape& shape, const Expe
 }
 
 // Of a dropless layer: all chunks of an expert together, experts one after another.
-std::vector<Group> direct_groups(const DeviceLayerShape& shape, const ReceivedRows& all,
-                                 std::int64_t degree, std::int64_t chunk) {
-  std::vector<Group> groups;
+std::vector<ExpertGroup> direct_groups(const DeviceLayerShape& shape, const ReceivedRows& all,
+                                       std::int64_t degree, std::int64_t chunk) {
+  std::vector<ExpertGroup> groups;
   for (std::int64_t e = 0; e < shape.num_experts; ++e) {
     const std::int64_t rows = all.expert_rows(e);
     groups.push_back({.first_expert = e,
@@ -311,7 +312,7 @@ RowPlacement place(const DeviceLayerShape& shape, const std::vector<std::int64_t
   placement.forward = chunks_of(shape, sent, received, shape.forward_degree, placement);
   placement.backward = chunks_of(shape, sent, received, shape.backward_degree, placement);
   for (DeviceChunk& chunk : placement.backward) {
-    for (Group& group : chunk.groups) {
+    for (ExpertGroup& group : chunk.groups) {
       group.sums_begin = placement.first_bias_sums;
       placement.first_bias_sums +=
           partial_sums_size({.experts = group.experts, .rows = group.rows}, shape.first_width());

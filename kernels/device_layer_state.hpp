@@ -13,7 +13,7 @@ namespace pipemoe::cuda {
 
 /// Experts whose rows one batched product takes: `rows` of each, one expert's first row `stride`
 /// rows behind that of the one before.
-struct Group {
+struct ExpertGroup {
   std::int64_t first_expert = 0;
   std::int64_t experts = 0;
   std::int64_t first_row = 0;
@@ -39,7 +39,7 @@ struct DeviceChunk {
   std::vector<std::int64_t> received_rows;  ///< from each rank
   /// First of this rank's own, by expert: with a capacity, and unless rows are expert-major.
   std::vector<std::int64_t> own_begin;
-  std::vector<Group> groups;
+  std::vector<ExpertGroup> groups;
   Moves pack, unpack, regroup;
 };
 
@@ -54,7 +54,7 @@ ReceivedOrder received_order(const DeviceLayerShape& shape);
 /// moved anyway. Otherwise chunks follow one another, and those of another degree are regrouped.
 bool is_expert_major(const DeviceLayerShape& shape);
 
-/// Where every row of both directions lies.
+/// Where every row of both passes lies.
 struct RowPlacement {
   std::vector<DeviceChunk> forward, backward;
   std::optional<ExpertMajor> expert_major;
@@ -63,7 +63,7 @@ struct RowPlacement {
   std::int64_t received_rows = 0;
   std::int64_t first_bias_sums = 0;  ///< floats of all groups' partial sums
 };
-/// Of a layer with a capacity: block_begin of a RowMap over `chunks`, one direction's of the
+/// Of a layer with a capacity: block_begin of a RowMap over `chunks`, one pass's of the
 /// placement; a block for each chunk, or segment where rows are expert-major. Rows that are kept
 /// follow the sent ones, in the order of the experts' products.
 std::vector<std::int32_t> capacity_blocks(const DeviceLayerShape& shape,
@@ -89,16 +89,17 @@ class ExpertProducts {
   ExpertProducts(const DeviceLayerShape& shape, const Fusion& fusion)
       : shape_(shape), fusion_(fusion) {}
 
-  Matmul first(const Group& group) const;
-  Matmul second(const Group& group) const;
-  Matmul hidden_gradient(const Group& group) const;
-  Matmul input_gradient(const Group& group) const;
-  Matmul first_weight(const Group& group, bool accumulate) const;
-  Matmul second_weight(const Group& group, bool accumulate) const;
+  Matmul first(const ExpertGroup& group) const;
+  Matmul second(const ExpertGroup& group) const;
+  Matmul hidden_gradient(const ExpertGroup& group) const;
+  Matmul input_gradient(const ExpertGroup& group) const;
+  Matmul first_weight(const ExpertGroup& group, bool accumulate) const;
+  Matmul second_weight(const ExpertGroup& group, bool accumulate) const;
 
  private:
-  Matmul on_rows(const Group& group, std::int64_t n, std::int64_t k, std::int64_t degree) const;
-  Matmul over_rows(const Group& group, std::int64_t m, std::int64_t n, bool accumulate) const;
+  Matmul on_rows(const ExpertGroup& group, std::int64_t n, std::int64_t k,
+                 std::int64_t degree) const;
+  Matmul over_rows(const ExpertGroup& group, std::int64_t m, std::int64_t n, bool accumulate) const;
 
   int multiprocessors(bool beside_exchanges) const;
 
@@ -107,7 +108,8 @@ class ExpertProducts {
 };
 
 /// Asks the library; `group` is one of the layer's.
-Fusion choose_fusion(const DeviceLayerShape& shape, const Group& group, const Matmuls& matmuls);
+Fusion choose_fusion(const DeviceLayerShape& shape, const ExpertGroup& group,
+                     const Matmuls& matmuls);
 
 struct DeviceLayer::State {
   DeviceLayerShape shape;
@@ -171,8 +173,8 @@ struct DeviceLayer::State {
   }
   /// Of a map over chunks of that degree: RowMap::degree.
   std::int64_t map_blocks(std::int64_t degree) const;
-  RowMap map(Direction direction) const;
-  const DeviceChunk& chunk(Direction direction, std::int64_t index) const;
+  RowMap map(Pass pass) const;
+  const DeviceChunk& chunk(Pass pass, std::int64_t index) const;
   std::byte* experts_side(const char* name, const DeviceChunk& chunk) const;
   ExchangeBlocks blocks_of(std::int64_t degree, std::int64_t index) const;
   void note(const char* name, double flops, double bytes, cudaStream_t stream) const;
@@ -181,10 +183,10 @@ struct DeviceLayer::State {
   void move(const char* name, const Moves& moves, std::int64_t row_bytes, const char* from,
             const char* to, cudaStream_t stream);
 
-  void forward_group(const Group& group, cudaStream_t stream);
-  void gradient_group(const Group& group, cudaStream_t stream);
-  void weight_group(const Group& group, bool accumulate, cudaStream_t stream);
-  void clear_gradients(const Group& group, cudaStream_t stream);
+  void forward_group(const ExpertGroup& group, cudaStream_t stream);
+  void gradient_group(const ExpertGroup& group, cudaStream_t stream);
+  void weight_group(const ExpertGroup& group, bool accumulate, cudaStream_t stream);
+  void clear_gradients(const ExpertGroup& group, cudaStream_t stream);
   void regroup(const DeviceChunk& chunk, cudaStream_t stream);
 };
 

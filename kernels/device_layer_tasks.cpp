@@ -80,13 +80,13 @@ void DeviceLayer::gate(cudaStream_t stream) {
                 stream);
   s.note("count choices", 0, 0, stream);
   if (routing.dropless()) {
-    place_blocks(routing, counts, s.map(Direction::Forward), stream);
-    if (s.two_maps) place_blocks(routing, counts, s.map(Direction::Backward), stream);
+    place_blocks(routing, counts, s.map(Pass::Forward), stream);
+    if (s.two_maps) place_blocks(routing, counts, s.map(Pass::Backward), stream);
     s.note("place blocks", 0, 0, stream);
   }
   PlaceChoices args{s.at<std::int32_t>("experts"), s.at<std::int32_t>("tile_counts"), counts,
-                    s.map(Direction::Forward)};
-  if (s.two_maps) args.backward = s.map(Direction::Backward);
+                    s.map(Pass::Forward)};
+  if (s.two_maps) args.backward = s.map(Pass::Backward);
   place_choices(routing, args, stream);
   s.note("place choices", 0, 0, stream);
   if (shape.auxiliary_loss_weight == 0) return;
@@ -100,13 +100,13 @@ void DeviceLayer::gate(cudaStream_t stream) {
 void DeviceLayer::permute(cudaStream_t stream) {
   State& s = *state_;
   cuda::permute(s.rows(),
-                {s.tokens.input, s.map(Direction::Forward), s.rows_of<RowsOut>("sent", "input")},
+                {s.tokens.input, s.map(Pass::Forward), s.rows_of<RowsOut>("sent", "input")},
                 stream);
   const auto width = static_cast<double>(s.shape.model_dim * size_of(s.shape.element));
   s.note("permute", 0, width * static_cast<double>(s.shape.tokens + s.placement.sent_rows), stream);
 }
 
-void DeviceLayer::State::forward_group(const Group& group, cudaStream_t stream) {
+void DeviceLayer::State::forward_group(const ExpertGroup& group, cudaStream_t stream) {
   const std::int64_t first_width = shape.first_width(), element = size_of(shape.element);
   const auto of = [&](const void* weights_of, std::int64_t size) {
     return static_cast<const std::byte*>(weights_of) + group.first_expert * size * element;
@@ -149,10 +149,10 @@ void DeviceLayer::State::forward_group(const Group& group, cudaStream_t stream) 
 
 void DeviceLayer::expert_forward(std::int64_t index, cudaStream_t stream) {
   State& s = *state_;
-  const DeviceChunk& chunk = s.chunk(Direction::Forward, index);
+  const DeviceChunk& chunk = s.chunk(Pass::Forward, index);
   const std::int64_t row_bytes = s.shape.model_dim * size_of(s.shape.element);
   s.move("pack", chunk.pack, row_bytes, "received", "input", stream);
-  for (const Group& group : chunk.groups) {
+  for (const ExpertGroup& group : chunk.groups) {
     if (group.rows > 0) s.forward_group(group, stream);
   }
   s.move("unpack", chunk.unpack, row_bytes, "output", "returned", stream);
@@ -162,7 +162,7 @@ void DeviceLayer::combine(cudaStream_t stream) {
   State& s = *state_;
   cuda::combine(s.rows(),
                 {s.rows_of<RowsIn>("back", "output"), s.at<float>("combine_weights"),
-                 s.map(Direction::Forward), s.tokens.output},
+                 s.map(Pass::Forward), s.tokens.output},
                 stream);
   const auto width = static_cast<double>(s.shape.model_dim * size_of(s.shape.element));
   s.note("combine", 0, width * static_cast<double>(s.shape.tokens + s.placement.sent_rows), stream);
@@ -174,8 +174,8 @@ void DeviceLayer::combine_backward(cudaStream_t stream) {
   cuda::combine_backward(s.rows(),
                          {.output_gradient = s.tokens.output_gradient,
                           .rows = s.rows_of<RowsIn>("back", "output"),
-                          .forward = s.map(Direction::Forward),
-                          .backward = s.map(Direction::Backward),
+                          .forward = s.map(Pass::Forward),
+                          .backward = s.map(Pass::Backward),
                           .combine_weights = s.at<float>("combine_weights"),
                           .probabilities = s.at<float>("probabilities"),
                           .experts = s.at<std::int32_t>("experts"),
@@ -201,7 +201,7 @@ void DeviceLayer::State::regroup(const DeviceChunk& chunk, cudaStream_t stream) 
   if (gelu_or_swiglu()) each(shape.first_width() * element, "first", "first_regrouped");
 }
 
-void DeviceLayer::State::gradient_group(const Group& group, cudaStream_t stream) {
+void DeviceLayer::State::gradient_group(const ExpertGroup& group, cudaStream_t stream) {
   const std::int64_t first_width = shape.first_width(), element = size_of(shape.element);
   const auto of = [&](const void* weights_of, std::int64_t size) {
     return static_cast<const std::byte*>(weights_of) + group.first_expert * size * element;
@@ -237,17 +237,17 @@ void DeviceLayer::State::gradient_group(const Group& group, cudaStream_t stream)
 
 void DeviceLayer::expert_input_gradient(std::int64_t index, cudaStream_t stream) {
   State& s = *state_;
-  const DeviceChunk& chunk = s.chunk(Direction::Backward, index);
+  const DeviceChunk& chunk = s.chunk(Pass::Backward, index);
   const std::int64_t row_bytes = s.shape.model_dim * size_of(s.shape.element);
   s.move("pack", chunk.pack, row_bytes, "received", "output_gradient", stream);
   if (s.regroups) s.regroup(chunk, stream);
-  for (const Group& group : chunk.groups) {
+  for (const ExpertGroup& group : chunk.groups) {
     if (group.rows > 0) s.gradient_group(group, stream);
   }
   s.move("unpack", chunk.unpack, row_bytes, "output", "returned", stream);
 }
 
-void DeviceLayer::State::clear_gradients(const Group& group, cudaStream_t stream) {
+void DeviceLayer::State::clear_gradients(const ExpertGroup& group, cudaStream_t stream) {
   const auto clear = [&](void* of, std::int64_t size) {
     const std::int64_t bytes = size * size_of(shape.element);
     check(cudaMemsetAsync(static_cast<std::byte*>(of) + group.first_expert * bytes, 0,
@@ -259,7 +259,8 @@ void DeviceLayer::State::clear_gradients(const Group& group, cudaStream_t stream
   if (shape.biases && !sums_tokens()) clear(gradients.second_bias, shape.model_dim);
 }
 
-void DeviceLayer::State::weight_group(const Group& group, bool accumulate, cudaStream_t stream) {
+void DeviceLayer::State::weight_group(const ExpertGroup& group, bool accumulate,
+                                      cudaStream_t stream) {
   const std::int64_t first_width = shape.first_width(), element = size_of(shape.element);
   const auto of = [&](void* gradients_of, std::int64_t size) {
     return static_cast<std::byte*>(gradients_of) + group.first_expert * size * element;
@@ -294,7 +295,7 @@ void DeviceLayer::State::weight_group(const Group& group, bool accumulate, cudaS
 
 void DeviceLayer::expert_weight_gradient(std::int64_t index, bool accumulate, cudaStream_t stream) {
   State& s = *state_;
-  for (const Group& group : s.chunk(Direction::Backward, index).groups) {
+  for (const ExpertGroup& group : s.chunk(Pass::Backward, index).groups) {
     const bool adds = accumulate || group.continues;
     if (group.rows > 0) {
       s.weight_group(group, adds, stream);
@@ -363,7 +364,7 @@ void DeviceLayer::gate_weight_gradient(cudaStream_t stream) {
 void DeviceLayer::permute_backward(cudaStream_t stream) {
   State& s = *state_;
   cuda::permute_backward(s.rows(),
-                         {s.rows_of<RowsIn>("back", "output"), s.map(Direction::Backward),
+                         {s.rows_of<RowsIn>("back", "output"), s.map(Pass::Backward),
                           s.at("gate_input_gradient"), s.tokens.input_gradient},
                          stream);
   const auto width = static_cast<double>(s.shape.model_dim * size_of(s.shape.element));

@@ -10,7 +10,7 @@ int ExpertProducts::multiprocessors(bool beside_exchanges) const {
 }
 
 // Rows times weights: [rows, k] * [k, n].
-Matmul ExpertProducts::on_rows(const Group& group, std::int64_t n, std::int64_t k,
+Matmul ExpertProducts::on_rows(const ExpertGroup& group, std::int64_t n, std::int64_t k,
                                std::int64_t degree) const {
   const bool several = group.experts > 1;
   return {.m = group.rows,
@@ -31,7 +31,7 @@ Matmul ExpertProducts::on_rows(const Group& group, std::int64_t n, std::int64_t 
 }
 
 // Rows transposed times rows: [m, rows] * [rows, n].
-Matmul ExpertProducts::over_rows(const Group& group, std::int64_t m, std::int64_t n,
+Matmul ExpertProducts::over_rows(const ExpertGroup& group, std::int64_t m, std::int64_t n,
                                  bool accumulate) const {
   const bool several = group.experts > 1;
   return {.m = m,
@@ -54,7 +54,7 @@ Matmul ExpertProducts::over_rows(const Group& group, std::int64_t m, std::int64_
           .zeroed = true};
 }
 
-Matmul ExpertProducts::first(const Group& group) const {
+Matmul ExpertProducts::first(const ExpertGroup& group) const {
   Matmul product = on_rows(group, shape_.first_width(), shape_.model_dim, shape_.forward_degree);
   if (fusion_.first_bias) {
     product.epilogue = fusion_.relu ? Epilogue::ReluBias : Epilogue::Bias;
@@ -65,7 +65,7 @@ Matmul ExpertProducts::first(const Group& group) const {
   return product;
 }
 
-Matmul ExpertProducts::second(const Group& group) const {
+Matmul ExpertProducts::second(const ExpertGroup& group) const {
   Matmul product = on_rows(group, shape_.model_dim, shape_.hidden_dim, shape_.forward_degree);
   if (fusion_.second_bias) {
     product.epilogue = Epilogue::Bias;
@@ -74,29 +74,30 @@ Matmul ExpertProducts::second(const Group& group) const {
   return product;
 }
 
-Matmul ExpertProducts::hidden_gradient(const Group& group) const {
+Matmul ExpertProducts::hidden_gradient(const ExpertGroup& group) const {
   Matmul product = on_rows(group, shape_.hidden_dim, shape_.model_dim, shape_.backward_degree);
   product.transpose_b = true;
   product.ldb = shape_.model_dim;
   return product;
 }
 
-Matmul ExpertProducts::input_gradient(const Group& group) const {
+Matmul ExpertProducts::input_gradient(const ExpertGroup& group) const {
   Matmul product = on_rows(group, shape_.model_dim, shape_.first_width(), shape_.backward_degree);
   product.transpose_b = true;
   product.ldb = shape_.first_width();
   return product;
 }
 
-Matmul ExpertProducts::first_weight(const Group& group, bool accumulate) const {
+Matmul ExpertProducts::first_weight(const ExpertGroup& group, bool accumulate) const {
   return over_rows(group, shape_.model_dim, shape_.first_width(), accumulate);
 }
 
-Matmul ExpertProducts::second_weight(const Group& group, bool accumulate) const {
+Matmul ExpertProducts::second_weight(const ExpertGroup& group, bool accumulate) const {
   return over_rows(group, shape_.hidden_dim, shape_.model_dim, accumulate);
 }
 
-Fusion choose_fusion(const DeviceLayerShape& shape, const Group& group, const Matmuls& matmuls) {
+Fusion choose_fusion(const DeviceLayerShape& shape, const ExpertGroup& group,
+                     const Matmuls& matmuls) {
   Fusion fusion{.first_bias = shape.biases,
                 .relu = shape.activation == DeviceActivation::Relu,
                 .second_bias = shape.biases};

@@ -2,6 +2,7 @@
 
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
@@ -38,12 +39,11 @@ std::vector<std::int64_t> MoeLayer::chunk_rows(std::int64_t pipeline_degree) con
                                  pipeline_degree, slots(),
                                  capacity_factor ? "the expert capacity" : "the rows of a rank"));
   }
-  std::vector<std::int64_t> rows(static_cast<std::size_t>(pipeline_degree));
-  for (std::int64_t chunk = 0; chunk < pipeline_degree; ++chunk) {
-    const bool larger = chunk < slots() % pipeline_degree;
-    rows[static_cast<std::size_t>(chunk)] =
-        (slots() / pipeline_degree + (larger ? 1 : 0)) * rows_per_slot();
-  }
+  const std::int64_t per_slot = rows_per_slot();
+  const auto larger = static_cast<std::ptrdiff_t>(slots() % pipeline_degree);
+  const std::int64_t fewest = slots() / pipeline_degree;
+  std::vector<std::int64_t> rows(static_cast<std::size_t>(pipeline_degree), fewest * per_slot);
+  std::fill_n(rows.begin(), larger, (fewest + 1) * per_slot);
   return rows;
 }
 

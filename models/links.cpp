@@ -168,7 +168,12 @@ double sent_by_each(const Collective& collective, std::int64_t num_ranks) {
   return stays ? others(traffic.block_size()) * bytes : bytes;
 }
 
+}  // namespace
+
 // ---- classes ----
+
+// Named, since LinkNetwork has members of these types.
+namespace link_classes {
 
 /// A collective, and how many times its bytes the links carry.
 struct Load {
@@ -197,6 +202,12 @@ struct Patterns {
   std::vector<double> capacity;  ///< of each class of links
   std::vector<Pattern> of;       ///< each collective
 };
+
+}  // namespace link_classes
+
+namespace {
+
+using namespace link_classes;
 
 // On a star where every collective loads each node alike, one flow of one node stands for all.
 std::optional<Patterns> equal_nodes(const Cluster& cluster, const std::vector<Load>& loads) {
@@ -431,6 +442,10 @@ Patterns make_patterns(const Cluster& cluster, const std::vector<Load>& loads,
   return by_colors(cluster, loads, class_of);
 }
 
+}  // namespace
+
+namespace link_classes {
+
 // Flows in flight and their rates: progressive filling, where the link that leaves its flows the
 // least fixes their rate, until every flow has one.
 class MaxMin {
@@ -529,7 +544,7 @@ class MaxMin {
   bool solved_ = false;
 };
 
-}  // namespace
+}  // namespace link_classes
 
 NodeTraffic node_traffic(const Cluster& cluster, const Collective& collective, double factor) {
   NodeTraffic traffic;

@@ -3,6 +3,7 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <array>
 #include <boost/graph/depth_first_search.hpp>
 #include <cmath>
 #include <map>
@@ -105,7 +106,21 @@ void check_key_follows(const TaskKey& key, const TaskKey* before) {
   }
 }
 
+// Whether all tasks are of one block and each step's chunks come in order, without stages: what
+// most graphs of a layer do.
+bool has_plain_keys(const std::vector<Task>& tasks) {
+  std::array<std::array<int, kSteps.size()>, kPasses.size()> chunks{};
+  for (const Task& task : tasks) {
+    const TaskKey& key = task.key;
+    if (key.microbatch != 0 || key.block != 0 || key.stage != 0) return false;
+    int& next = chunks[static_cast<std::size_t>(key.pass)][static_cast<std::size_t>(key.step)];
+    if (key.chunk != next++) return false;
+  }
+  return tasks.size() < 1 << 23;
+}
+
 void check_keys(const std::vector<Task>& tasks) {
+  if (has_plain_keys(tasks)) return;
   std::vector<std::pair<std::uint64_t, TaskId>> sorted;
   sorted.reserve(tasks.size());
   for (TaskId id = 0; id < tasks.size(); ++id) {
@@ -317,7 +332,9 @@ void TaskGraphBuilder::enqueue(TaskId id, QueueId queue) {
 }
 
 TaskId TaskGraphBuilder::append(Task task) {
-  const TaskId id = add(std::move(task));
+  ensure(task.queue < graph_.queues_.size(), "a task of a queue that its graph lacks");
+  const auto id = static_cast<TaskId>(graph_.tasks_.size());
+  graph_.tasks_.push_back(std::move(task));
   enqueue(id);
   return id;
 }
@@ -388,7 +405,9 @@ std::vector<Queue> compute_and_communication() {
 
 WorkTotals total_work(const TaskGraph& graph, Pass pass) {
   BlockTotals all;
-  for (const Task& task : graph.tasks()) add_to(all, task);
+  for (const Task& task : graph.tasks()) {
+    if (task.key.pass == pass) add_to(all, task);
+  }
   return pass == Pass::Forward ? all.forward : all.backward;
 }
 
@@ -398,16 +417,20 @@ bool equal_work(const WorkTotals& a, const WorkTotals& b) {
 }
 
 void check_conservation(const TaskGraph& graph) {
-  std::map<std::pair<int, int>, BlockTotals> blocks;
-  BlockTotals* block = nullptr;
-  std::pair<int, int> of{-1, -1};
+  using BlockKey = std::pair<int, int>;
+  std::vector<std::pair<BlockKey, BlockTotals>> blocks;
+  std::map<BlockKey, std::size_t> place;  // of blocks but the last one that a task was of
+  std::size_t block = 0;
   for (TaskId id = 0; id < graph.size(); ++id) {
     const Task& task = graph.task(id);
-    if (of != std::pair(task.key.microbatch, task.key.block)) {
-      of = {task.key.microbatch, task.key.block};
-      block = &blocks[of];
+    const BlockKey of{task.key.microbatch, task.key.block};
+    if (blocks.empty() || blocks[block].first != of) {
+      if (!blocks.empty()) place.emplace(blocks[block].first, block);
+      const auto known = place.find(of);
+      block = known == place.end() ? blocks.size() : known->second;
+      if (known == place.end()) blocks.push_back({of, {}});
     }
-    add_to(*block, task);
+    add_to(blocks[block].second, task);
     if (!brings_rows(task.key)) continue;
     for (const TaskGraph::Successor after : graph.successors(id)) {
       const Task& expert = graph.task(after.task);

@@ -10,10 +10,10 @@ namespace pipemoe {
 
 std::string to_json(const TaskGraph& graph);
 /// Throws InputError, beginning with `origin`, for text that is not a valid graph: broken JSON,
-/// unknown keys or operations, a cycle (its tasks named), ...
+/// unknown keys or steps, a cycle (its tasks named), ...
 TaskGraph task_graph_from_json(std::string_view text, const std::string& origin);
 
-/// Data dependencies solid, stream order dashed; one rank of nodes a stream.
+/// Data dependencies solid, queue order dashed; the tasks of a queue are one group.
 std::string to_dot(const TaskGraph& graph);
 std::string to_graphml(const TaskGraph& graph);
 

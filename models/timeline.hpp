@@ -39,7 +39,7 @@ struct Timeline {
   std::vector<int> ranks() const;
   /// End of the last span.
   Seconds makespan() const;
-  /// Until the last forward span ends; 0 without a forward phase.
+  /// Until the last forward span ends; 0 without a forward pass.
   Seconds forward() const;
   /// The rest of the makespan.
   Seconds backward() const { return makespan() - forward(); }

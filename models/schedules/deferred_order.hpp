@@ -15,7 +15,7 @@ struct DeferredChunk {
   Seconds weight_gradient{};  ///< what nothing in this pass waits for
 };
 
-/// One task of the compute stream.
+/// One task of the compute queue.
 struct DeferredStep {
   std::size_t chunk = 0;
   bool weight_gradient = false;
@@ -23,7 +23,7 @@ struct DeferredStep {
 };
 using DeferredOrder = std::vector<DeferredStep>;
 
-/// End of the pass when the compute stream takes its tasks in `order` and the communication stream
+/// End of the pass when the compute queue takes its tasks in `order` and the communication queue
 /// all first all-to-alls, then all second ones.
 Seconds deferred_makespan(const std::vector<DeferredChunk>& chunks, const DeferredOrder& order);
 
@@ -33,7 +33,7 @@ Seconds deferred_makespan(const std::vector<DeferredChunk>& chunks, const Deferr
 /// that the tests enumerate; from r = 3 the first kind alone is, and meets the lower bound. (Why:
 /// with exchange d, input gradient g, weight gradient w: if g >= d no weight gradient comes before
 /// the last input gradient; if g + w <= d each chunk is done before the next one arrives; between
-/// the two the compute stream never idles, and what a weight gradient delays an input gradient by
+/// the two the compute queue never idles, and what a weight gradient delays an input gradient by
 /// is less than the r - 1 exchanges that its way back waits for anyway.)
 DeferredOrder deferred_order(const std::vector<DeferredChunk>& chunks);
 

@@ -79,6 +79,7 @@ std::vector<TaskId> append_chunks(TaskGraphBuilder& builder, const LayerTasks& t
       pass == Pass::Forward ? ProductKind::Forward : ProductKind::BothGradients;
   const auto count = static_cast<int>(chunks.rows.size());
   const auto at = [&](int i) { return chunks.reversed ? count - 1 - i : i; };
+  Task expert = tasks.expert(kind, 0, 0);  // all chunks' are alike but for their rows
   std::vector<TaskId> experts, outputs;
   experts.reserve(chunks.rows.size());
   outputs.reserve(chunks.rows.size());
@@ -86,9 +87,10 @@ std::vector<TaskId> append_chunks(TaskGraphBuilder& builder, const LayerTasks& t
     const int chunk = at(i);
     const TaskId arrival =
         builder.append(chunk_all_to_all(tasks, chunks, step_to_experts(pass), pass, chunk));
-    const std::int64_t rows = chunks.rows[static_cast<std::size_t>(chunk)];
     builder.depend(input, arrival);
-    experts.push_back(builder.append(tasks.expert(kind, chunk, rows)));
+    expert.key.chunk = chunk;
+    std::get<Products>(expert.work).rows = chunks.rows[static_cast<std::size_t>(chunk)];
+    experts.push_back(builder.append(expert));
     builder.depend(arrival, experts.back());
   }
   for (int i = 0; i < count; ++i) {

@@ -1,5 +1,5 @@
 // Tutel (MLSys 2023): the two all-to-alls and the experts in r chunks of the capacity dimension on
-// a compute and one communication stream, one degree for both passes; backward takes the chunks in
+// a compute and one communication queue, one degree for both passes; backward takes the chunks in
 // reverse order, as autograd unrolls them. Tutel pads the capacity to a multiple of the degree;
 // here a degree that does not divide it is refused, so that nothing is padded unseen.
 #include <fmt/core.h>

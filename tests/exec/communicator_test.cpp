@@ -44,6 +44,15 @@ Seconds time_of(const Link& link, Clock::duration real, std::int64_t sent, std::
   return Clock::now() - start;
 }
 
+// Whether some exchange takes less: a busy machine only makes them longer.
+bool once_below(Clock::duration most, const Link& link, Clock::duration real, std::int64_t sent,
+                std::int64_t received) {
+  for (int i = 0; i < 100; ++i) {
+    if (time_of(link, real, sent, received) < most) return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 TEST_CASE("one rank exchanges by copying", "[exec][communicator]") {
@@ -75,20 +84,18 @@ TEST_CASE("an emulated link takes alpha and beta for each byte", "[exec][communi
   const Link link{20ms, {1e-6}};
   for (const auto& [sent, received] : {std::pair{10000, 10000}, {10000, 10}, {10, 10000}}) {
     CAPTURE(sent, received);
-    const Seconds time = time_of(link, 0ms, sent, received);
-    CHECK(time >= 60ms);
-    CHECK(time < 160ms);
+    CHECK(time_of(link, 0ms, sent, received) >= 60ms);
+    CHECK(once_below(160ms, link, 0ms, sent, received));
   }
   CHECK(time_of(link, 0ms, 0, 0) >= 20ms);
-  CHECK(time_of(link, 0ms, 0, 0) < 60ms);
+  CHECK(once_below(60ms, link, 0ms, 0, 0));
 }
 
 TEST_CASE("a real exchange slower than the emulated link takes no longer for it",
           "[exec][communicator]") {
   // One after the other they would take 200 + 150 ms.
-  const Seconds time = time_of({150ms, {}}, 200ms, 1, 1);
-  CHECK(time >= 200ms);
-  CHECK(time < 340ms);
+  CHECK(time_of({150ms, {}}, 200ms, 1, 1) >= 200ms);
+  CHECK(once_below(340ms, {150ms, {}}, 200ms, 1, 1));
 }
 
 TEST_CASE("waiting for an emulated link leaves the core to others", "[exec][communicator]") {

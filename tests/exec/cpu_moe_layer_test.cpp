@@ -1,4 +1,4 @@
-// Whole layers through task graph, streams and kernels on one rank, against the float64 reference.
+// Whole layers through task graph, queues and kernels on one rank, against the float64 reference.
 #include "exec/cpu_moe_layer.hpp"
 
 #include <algorithm>
@@ -139,7 +139,7 @@ kernels::ChunkPlan plan(const RoutingShape& shape, const std::vector<std::int32_
 TEST_CASE("with a capacity every rank sends and receives the same", "[exec][chunks]") {
   // 4 experts on 2 ranks, 3 slots each: chunks of 2 and 1 slots, 8 and 4 rows, half to each rank.
   const RoutingShape shape{.tokens = 3, .num_experts = 4, .top_k = 1, .capacity = 3};
-  const auto chunks = chunks_of(plan(shape, {0, 0, 3}, 2), {2, 2, {3, 3, 3, 3}}, 5);
+  const auto chunks = rows_of_chunks(plan(shape, {0, 0, 3}, 2), {2, 2, {3, 3, 3, 3}}, 5);
   REQUIRE(chunks.size() == 2);
   CHECK(chunks[0].sent_begin == 0);
   CHECK(chunks[0].sent_rows == 8);
@@ -159,7 +159,7 @@ TEST_CASE("without a capacity counts are what the routings say", "[exec][chunks]
   // first, each expert by itself). Received of rank 0: 3 and 0 rows for the two experts here, of
   // rank 1: 1 and 5, so 2 and 1 + 3 in chunk 0, 1 and 0 + 2 in chunk 1.
   const RoutingShape shape{.tokens = 4, .num_experts = 4, .top_k = 1};
-  const auto chunks = chunks_of(plan(shape, {0, 3, 0, 0}, 2), {2, 2, {3, 0, 1, 5}}, 1);
+  const auto chunks = rows_of_chunks(plan(shape, {0, 3, 0, 0}, 2), {2, 2, {3, 0, 1, 5}}, 1);
   REQUIRE(chunks.size() == 2);
   CHECK(chunks[0].send_counts == Counts{2, 1});
   CHECK(chunks[0].receive_counts == Counts{2, 4});
@@ -171,7 +171,7 @@ TEST_CASE("without a capacity counts are what the routings say", "[exec][chunks]
 
 TEST_CASE("chunks beyond the rows are empty", "[exec][chunks]") {
   const RoutingShape shape{.tokens = 1, .num_experts = 2, .top_k = 1};
-  const auto chunks = chunks_of(plan(shape, {1}, 3), {1, 2, {0, 1}}, 7);
+  const auto chunks = rows_of_chunks(plan(shape, {1}, 3), {1, 2, {0, 1}}, 7);
   REQUIRE(chunks.size() == 3);
   CHECK(chunks[0].send_counts == Counts{7});
   for (const std::size_t empty : {1U, 2U}) {

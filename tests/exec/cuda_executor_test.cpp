@@ -46,8 +46,8 @@ struct Outcome {
 
 TaskGraph graph_of(const Run& run) {
   Cluster cluster = one_node(1);
-  cluster.gemm.emplace(Dtype::Bf16, cluster.gemm_fit(Dtype::Fp32));
-  return schedule(run.schedule, run.layer, cluster, run.degrees);
+  cluster.gemm.emplace(Dtype::Bf16, cluster.gemm.at(Dtype::Fp32));
+  return build_graph(run.schedule, run.layer, cluster, run.degrees);
 }
 
 Outcome outcome_of(const Run& run) {

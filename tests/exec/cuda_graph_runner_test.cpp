@@ -24,7 +24,7 @@ class FakeBlock final : public CudaBlockState {
   std::function<void(cudaStream_t)> on_expert;
 
   void run(const TaskKey& task, cudaStream_t stream) override {
-    if (on_expert && task.operation == OperationKind::Expert) on_expert(stream);
+    if (on_expert && task.step == Step::Expert) on_expert(stream);
   }
   cuda::DeviceExchange exchange(const TaskKey&) override { return {}; }
   LayerResults results() const override { return {}; }
@@ -85,7 +85,7 @@ class ExchangesThatLeaveLate final : public CudaCommunicator {
   cuda::Stream aside_;
 };
 
-TaskGraph graph() { return schedule("pipemoe", prime_layer(2, 1.0), one_node(1), {2, 2}); }
+TaskGraph graph() { return build_graph("pipemoe", prime_layer(2, 1.0), one_node(1), {2, 2}); }
 
 CudaGraphOptions options(bool cuda_graph) {
   return {.cuda_graph = cuda_graph, .deadline = Seconds{0.2}};
@@ -125,6 +125,38 @@ TEST_CASE("tasks end after what they wait for", "[exec][cuda]") {
   CudaGraphRunner runner(tasks, fake_blocks(), &exchanges, {.cuda_graph = cuda_graph});
   std::vector<Interval> intervals(tasks.size());
   runner.iterate(Clock::now(), intervals);
+  for (const auto& [before, after] : tasks.dependencies()) {
+    CHECK(intervals[before].end <= intervals[after].start);
+  }
+}
+
+TEST_CASE("queues of any number and priority run on streams of their own", "[exec][cuda]") {
+  const bool cuda_graph = GENERATE(false, true);
+  const bool communication_first = GENERATE(false, true);
+  CAPTURE(cuda_graph, communication_first);
+  const TaskGraph from = graph();
+  TaskGraphBuilder builder("own queues", 1,
+                           {{"to experts", Resource::Network, 2},
+                            {"idle", Resource::Host, 0},
+                            {"back", Resource::NodeLinks, 1},
+                            {"experts", Resource::Compute, 0},
+                            {"gradients", Resource::Compute, -3}});
+  for (Task task : from.tasks()) {
+    const bool backward = task.key.pass == Pass::Backward;
+    task.queue = !is_exchange(task) ? (backward ? 4 : 3) : task.key.step == Step::Dispatch ? 0 : 2;
+    builder.add(std::move(task));
+  }
+  for (const auto& [before, after] : from.dependencies()) builder.depend(before, after);
+  for (const TaskId id : from.topological_order()) builder.enqueue(id);
+  const TaskGraph tasks = std::move(builder).build();
+  LosableExchanges exchanges;
+  CudaGraphRunner runner(tasks, fake_blocks(), &exchanges,
+                         {.cuda_graph = cuda_graph, .communication_first = communication_first});
+  CHECK(runner.measure_makespan(Clock::now()) > Seconds{});
+  std::vector<Interval> intervals(tasks.size());
+  const auto start = Clock::now();
+  runner.iterate(start, intervals);
+  for (const Interval& interval : intervals) CHECK(start <= interval.start);
   for (const auto& [before, after] : tasks.dependencies()) {
     CHECK(intervals[before].end <= intervals[after].start);
   }

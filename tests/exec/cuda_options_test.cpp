@@ -80,6 +80,8 @@ TEST_CASE("only NCCL's own kernels take multiprocessors that can be left to them
                     Contains("--exchange-ctas") && Contains("nccl, not peer-copy"));
   options.communicator = "nccl";
   CHECK_NOTHROW(check_options(options));
+  options.exchange_ctas = 65;
+  CHECK_THROWS_WITH(check_options(options), "--exchange-ctas is 65, must be 0..64");
 }
 
 TEST_CASE("nccl-zero-cta refuses an NCCL before 2.28", "[exec][cuda]") {

@@ -13,10 +13,10 @@ namespace {
 
 // One dispatch and the expert that waits for it.
 TaskGraph two_tasks() {
-  TaskGraphBuilder builder("test", 1);
+  TaskGraphBuilder builder("test", 1, compute_and_communication());
   const TaskId dispatch =
-      builder.append({0, 0, Phase::Forward, Stream::InterNode, AllToAll{Purpose::Dispatch, {}}});
-  builder.depend(dispatch, builder.append({0, 0, Phase::Forward, Stream::Compute, ExpertFfn{}}));
+      builder.append({{.step = Step::Dispatch}, kCommunicationQueue, Collective{}});
+  builder.depend(dispatch, builder.append({{.step = Step::Expert}, kComputeQueue, Products{}}));
   return std::move(builder).build();
 }
 
@@ -61,7 +61,7 @@ class Failing final : public Executor {
   std::map<std::string, std::string> versions() const override { return {}; }
   std::unique_ptr<GraphRunner> prepare(const TaskGraph& graph) override {
     return std::make_unique<ThreadGraphRunner>(graph, [this](const Task& task, std::stop_token) {
-      if (task.stream == Stream::Compute && ++iterations_ == 2) throw RunError("no more");
+      if (task.queue == kComputeQueue && ++iterations_ == 2) throw RunError("no more");
     });
   }
 
@@ -83,10 +83,11 @@ TEST_CASE("a measured timeline is the iteration of median makespan", "[exec][exe
     CHECK(timeline.repeats[i].count() == Approx(expected[i]).epsilon(1e-9));
   }
   CHECK(timeline.makespan().count() == Approx(0.024).epsilon(1e-9));
+  CHECK(timeline.queues == compute_and_communication());
   REQUIRE(timeline.spans.size() == 2);
   const Span &dispatch = timeline.spans[0], &expert = timeline.spans[1];
-  CHECK(dispatch.task.operation == OperationKind::Dispatch);
-  CHECK(dispatch.stream == Stream::InterNode);
+  CHECK(dispatch.task.step == Step::Dispatch);
+  CHECK(dispatch.queue == kCommunicationQueue);
   CHECK(dispatch.rank == 0);
   CHECK(dispatch.start == Seconds{0});
   CHECK(dispatch.end.count() == Approx(0.006).epsilon(1e-9));

@@ -11,7 +11,8 @@ Cluster one_node(int ranks) {
   Cluster cluster = authors_cluster(16);
   cluster.nodes = 1;
   cluster.gpus_per_node = ranks;
-  cluster.all_to_all = {{ranks, {AlphaBeta<Bytes>{Seconds{1e-5}, {1e-9}}, {}, {}, "round"}}};
+  cluster.collectives = {{{CollectiveKind::AllToAll, {ranks, 1}},
+                          {AlphaBeta<Bytes>{Seconds{1e-5}, {1e-9}}, {}, {}, "round"}}};
   cluster.gemm = {{Dtype::Fp32, {AlphaBeta<Flops>{Seconds{1e-5}, {1e-10}}, {}, {}, "round"}}};
   return cluster;
 }
@@ -29,7 +30,7 @@ MoeLayer prime_layer(std::int64_t top_k, std::optional<double> capacity_factor,
 
 Executed execute_layer(const MoeLayer& layer, const std::string& schedule_name, Degrees degrees,
                        const exec::DataOptions& data, exec::ProcessGroup& group) {
-  const TaskGraph graph = schedule(schedule_name, layer, one_node(group.size()), degrees);
+  const TaskGraph graph = build_graph(schedule_name, layer, one_node(group.size()), degrees);
   const auto executor = exec::make_executor(layer, {.data = data}, group);
   const auto prepared = executor->prepare(graph);
   std::vector<exec::Interval> intervals(graph.size());

@@ -1,11 +1,12 @@
 // Runs the test cases on every rank that mpirun started, all ranks in step. A rank that fails ends
 // them all: the others may be waiting for it.
-#define CATCH_CONFIG_RUNNER
+#define CATCH_CONFIG_EXTERNAL_INTERFACES
 #include <catch2/catch.hpp>
 #include <cstdio>
 #include <iostream>
 
 #include "tests/exec/mpi_ranks.hpp"
+#include "tests/support/catch_runner.hpp"
 
 namespace pipemoe::test {
 namespace {
@@ -34,7 +35,7 @@ exec::ProcessGroup& ranks() { return *joined; }
 
 int main(int argc, char** argv) {
   pipemoe::test::joined = pipemoe::exec::join_ranks();
-  const int failed = Catch::Session().run(argc, argv);
+  const int failed = pipemoe::test::run_catch(argc, argv);
   pipemoe::test::joined.reset();
   return failed;
 }

@@ -90,9 +90,9 @@ TEST_CASE("plan --json names degrees and times of both passes", "[program][plan]
   }
   CHECK(plan["iteration_s"].get<double>() ==
         Approx(plan["forward"]["time_s"].get<double>() + plan["backward"]["time_s"].get<double>()));
-  CHECK(keys(plan) == std::set<std::string>{"cluster", "schedule", "network", "pipeline",
-                                            "forward", "backward", "iteration_s", "basis",
-                                            "slower", "provenance"});
+  CHECK(keys(plan) == std::set<std::string>{"cluster", "schedule", "network", "pipeline", "forward",
+                                            "backward", "iteration_s", "basis", "slower",
+                                            "provenance"});
   double basis = 0;
   for (const auto& [name, share] : plan["basis"].items()) basis += share.get<double>();
   CHECK(basis == Approx(1).epsilon(1e-9));
@@ -137,7 +137,8 @@ TEST_CASE("plan explains its choice to a person", "[program][plan]") {
   const Outcome outcome = run("plan " + kInputs);
   CHECK(outcome.exit_code == 0);
   for (const char* part : {"chosen", "bound by", "start-up", "overlap hides", "would take",
-                           "iteration:", "rests on costs that are", "cost nothing here: activation, gate, permutation"}) {
+                           "iteration:", "rests on costs that are",
+                           "cost nothing here: activation, gate, permutation"}) {
     CHECK_THAT(outcome.out, Catch::Contains(part));
   }
 }
@@ -299,7 +300,8 @@ TEST_CASE("an output that cannot be written is refused and leaves nothing", "[pr
   CHECK(directory.is_empty());
 }
 
-TEST_CASE("a profile of version 1 is refused with the command that converts it", "[program][errors]") {
+TEST_CASE("a profile of version 1 is refused with the command that converts it",
+          "[program][errors]") {
   const TemporaryDirectory directory;
   const std::string now = text_of("experiments/clusters/rtx2080ti-100gib-64.toml");
   const std::string before = replaced(now, "schema = \"pipemoe.cluster/2\"\n", "");
@@ -422,8 +424,8 @@ TEST_CASE("compare --json has a row for each step and the whole", "[program][com
   CHECK(json["measured"]["repeats"] == 2);
   CHECK(json["steps"].size() == 12);  // six steps, forward and backward
   for (const Json& row : json["steps"]) {
-    const bool modelled = row["step"] == "dispatch" || row["step"] == "combine" ||
-                          row["step"] == "expert";
+    const bool modelled =
+        row["step"] == "dispatch" || row["step"] == "combine" || row["step"] == "expert";
     CAPTURE(row.dump());
     CHECK(row["modelled"] == modelled);
     CHECK(row["tasks_per_rank"] == (modelled && row["pass"] == "forward" ? 2 : 1));

@@ -34,3 +34,9 @@ TEST_CASE("a timeline of nothing, or in too narrow a place, is not drawn", "[ter
   timeline.spans = {span(Step::Gate, 0, kComputeQueue, 0, 1)};
   CHECK(draw_timeline(timeline, 20).empty());
 }
+
+TEST_CASE("long lines break at spaces and go on indented", "[terminal]") {
+  CHECK(wrapped("short", 2, 10) == "short");
+  CHECK(wrapped("one two three four", 2, 10) == "one two\n  three\n  four");
+  CHECK(wrapped("0123456789abc de", 2, 10) == "0123456789abc\n  de");
+}

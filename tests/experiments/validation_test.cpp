@@ -1,7 +1,8 @@
+#include "experiments/validation.hpp"
+
 #include <catch2/catch.hpp>
 #include <nlohmann/json.hpp>
 
-#include "experiments/validation.hpp"
 #include "experiments/validation_summary.hpp"
 #include "models/error.hpp"
 #include "tests/support/program.hpp"

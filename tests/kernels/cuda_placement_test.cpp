@@ -38,7 +38,7 @@ RowPlacement placed(const DeviceLayerShape& of) {
 std::vector<int> times_covered(const std::vector<DeviceChunk>& chunks, std::int64_t rows) {
   std::vector<int> covered(static_cast<std::size_t>(rows));
   for (const DeviceChunk& chunk : chunks) {
-    for (const Group& group : chunk.groups) {
+    for (const ExpertGroup& group : chunk.groups) {
       for (std::int64_t e = 0; e < group.experts; ++e) {
         for (std::int64_t row = 0; row < group.rows; ++row) {
           ++covered.at(static_cast<std::size_t>(group.first_row + e * group.stride + row));
@@ -276,7 +276,7 @@ TEST_CASE("rows are moved where that costs less", "[cuda][placement]") {
 TEST_CASE("products beside exchanges leave multiprocessors to them", "[cuda][placement]") {
   DeviceLayerShape of = shape(false);
   of.multiprocessors_beside_exchanges = 100;
-  const Group group{.experts = 2, .rows = 4, .stride = 10};
+  const ExpertGroup group{.experts = 2, .rows = 4, .stride = 10};
   const auto multiprocessors = [&](std::int64_t forward, std::int64_t backward, bool defers) {
     of.forward_degree = forward;
     of.backward_degree = backward;

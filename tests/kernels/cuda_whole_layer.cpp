@@ -169,16 +169,16 @@ struct World {
   void rest() {
     for (Rank& rank : ranks) rank.layer->permute(stream);
     for (std::int64_t c = 0; c < run.degrees.forward_degree; ++c) {
-      exchange([&](const DeviceLayer& l) { return l.dispatch(Direction::Forward, c); });
+      exchange([&](const DeviceLayer& l) { return l.dispatch(Pass::Forward, c); });
       for (Rank& rank : ranks) rank.layer->expert_forward(c, stream);
-      exchange([&](const DeviceLayer& l) { return l.combine_exchange(Direction::Forward, c); });
+      exchange([&](const DeviceLayer& l) { return l.combine_exchange(Pass::Forward, c); });
     }
     for (Rank& rank : ranks) rank.layer->combine(stream);
     for (Rank& rank : ranks) rank.layer->combine_backward(stream);
     for (std::int64_t c = 0; c < run.degrees.backward_degree; ++c) {
-      exchange([&](const DeviceLayer& l) { return l.dispatch(Direction::Backward, c); });
+      exchange([&](const DeviceLayer& l) { return l.dispatch(Pass::Backward, c); });
       for (Rank& rank : ranks) rank.layer->expert_input_gradient(c, stream);
-      exchange([&](const DeviceLayer& l) { return l.combine_exchange(Direction::Backward, c); });
+      exchange([&](const DeviceLayer& l) { return l.combine_exchange(Pass::Backward, c); });
       for (Rank& rank : ranks) rank.layer->expert_weight_gradient(c, c > 0, stream);
     }
     for (Rank& rank : ranks) {

@@ -33,6 +33,7 @@ set(ENV{LC_ALL} C)
 set(checked 0)
 file(GLOB_RECURSE sources RELATIVE ${SOURCE}
      ${SOURCE}/models/*.cpp ${SOURCE}/sim/*.cpp ${SOURCE}/exec/*.cpp)
+list(FILTER sources EXCLUDE REGEX "/bench/")
 foreach(source ${sources})
   string(REGEX MATCH "^[a-z]+" folder ${source})
   set(path ${SOURCE}/${source})

@@ -11,10 +11,15 @@
 #include <string>
 #include <vector>
 
+#include "models/cluster_io.hpp"
+#include "models/config.hpp"
 #include "models/error.hpp"
 #include "models/evaluate.hpp"
+#include "models/files.hpp"
 #include "models/schedule.hpp"
+#include "models/timeline_io.hpp"
 #include "tests/models/by_hand.hpp"
+#include "tests/support/program.hpp"
 #include "tests/support/random_layers.hpp"
 
 namespace pipemoe::search_test {
@@ -624,6 +629,24 @@ TEST_CASE("where degrees are preferred, only these are tried", "[models][search]
   CHECK(choice({1, free.degrees().forward_degree, free.degrees().backward_degree, 32}) ==
         free.degrees());
   CHECK(choice({32}) == Degrees{32, 32});
+}
+
+TEST_CASE("the program of the README plans, predicts and writes", "[models][search]") {
+  const std::string root = std::string(PIPEMOE_SOURCE_DIR) + "/experiments/";
+  const TemporaryDirectory directory;
+  ConfigFile file = ConfigFile::load(root + "layers/mixtral.toml", "layer");
+  const MoeLayer layer = read_layer(file);
+  const Cluster cluster =
+      read_cluster(ConfigFile::load(root + "clusters/h200-x2-nccl.toml", "cluster"));
+  const Schedule& schedule = find_schedule("pipemoe");
+  const Plan plan = search(schedule, layer, cluster);
+  const TaskGraph graph = build_graph(schedule, layer, cluster, plan.choice);
+  const Costs costs(graph, cluster);
+  const Timeline predicted = evaluation_at(NetworkLevel::Links, costs).timeline;
+  write_file(directory.path("predicted.json"), to_json(predicted));
+  CHECK(timeline_from_json(read_file(directory.path("predicted.json"), "timeline"), "t") ==
+        predicted);
+  CHECK(predicted.spans.size() == graph.size());
 }
 
 }  // namespace pipemoe::search_test

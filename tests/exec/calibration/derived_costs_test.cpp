@@ -24,30 +24,30 @@ std::vector<SlowdownPoint> points(std::int64_t bytes, std::vector<double> factor
 
 }  // namespace
 
-TEST_CASE("streams are both busy where their tasks overlap", "[exec][overlap]") {
+TEST_CASE("queues are both busy where their tasks overlap", "[exec][contention]") {
   CHECK(both_busy({from_to(1, 3), from_to(4, 6)}, {from_to(2, 5)}) == Seconds{2});
 }
 
-TEST_CASE("a slowdown is what explains the time that a stream took", "[exec][overlap]") {
-  // 4 s of work alone: 2 s apart from the other stream and 6 s beside it, at a third of the speed.
+TEST_CASE("a slowdown is what explains the time that a queue took", "[exec][contention]") {
+  // 4 s of work alone: 2 s apart from the other queue and 6 s beside it, at a third of the speed.
   const auto found = slowdown({Seconds{4}, Seconds{8}, Seconds{6}});
   REQUIRE(found.has_value());
   CHECK(*found == Approx(3));
   CHECK(*slowdown({Seconds{6}, Seconds{6}, Seconds{6}}) == Approx(1));
 }
 
-TEST_CASE("streams that hardly met tell no slowdown", "[exec][overlap]") {
+TEST_CASE("queues that hardly met tell no slowdown", "[exec][contention]") {
   CHECK_FALSE(slowdown({Seconds{8}, Seconds{8}, Seconds{0.1}}).has_value());
   // Alone it would have taken less than what it ran apart: no factor says so.
   CHECK_FALSE(slowdown({Seconds{3}, Seconds{8}, Seconds{4}}).has_value());
 }
 
-TEST_CASE("few points are one slowdown, their median, not below 1", "[exec][overlap]") {
+TEST_CASE("few points are one slowdown, their median, not below 1", "[exec][contention]") {
   CHECK(slowdown_by_bytes(points(1000, {1.5, 1.2, 1.3}), 6) == Slowdown(1.3));
   CHECK(slowdown_by_bytes(points(1000, {0.9}), 6) == Slowdown(1));
 }
 
-TEST_CASE("many points are medians of those of similar bytes", "[exec][overlap]") {
+TEST_CASE("many points are medians of those of similar bytes", "[exec][contention]") {
   auto all = points(1 << 20, {1.1, 1.2, 1.2, 1.2, 9, 1.3});
   const auto more = points(1 << 24, {2, 2, 2, 2, 2, 0.5});
   all.insert(all.begin(), more.begin(), more.end());
@@ -58,7 +58,7 @@ TEST_CASE("many points are medians of those of similar bytes", "[exec][overlap]"
   CHECK(slowdown_by_bytes(points(64, std::vector<double>(12, 1.5)), 6) == Slowdown(1.5));
 }
 
-TEST_CASE("two ranks' points of two sizes are two points", "[exec][overlap]") {
+TEST_CASE("two ranks' points of two sizes are two points", "[exec][contention]") {
   auto all = points(1 << 20, {1.5, 1.7});
   const auto more = points(1 << 24, {1.1, 1.3});
   all.insert(all.end(), more.begin(), more.end());
@@ -68,7 +68,7 @@ TEST_CASE("two ranks' points of two sizes are two points", "[exec][overlap]") {
   CHECK(found.at({1 << 24}) == Approx(1.2));
 }
 
-TEST_CASE("points of equally many bytes are so far apart in the median", "[exec][overlap]") {
+TEST_CASE("points of equally many bytes are so far apart in the median", "[exec][contention]") {
   auto all = points(1000, {1.0, 1.1});
   CHECK(spread(all) == Approx(0.1 / 1.05));
   for (const auto& more : {points(2000, {2, 2}), points(3000, {1.5})}) {
@@ -80,31 +80,31 @@ TEST_CASE("points of equally many bytes are so far apart in the median", "[exec]
 namespace {
 
 // Every task takes 1 s alone.
-LayerMeasurements::Overlap overlap_of_ones() {
-  LayerMeasurements::Overlap overlap{{2, experts_then_exchanges(small_layer(), 4, 2), {}},
-                                     {2, experts_under_exchanges(small_layer(), 4, 2), {}}};
-  overlap.alone.measured.iterations.emplace_back(overlap.alone.graph.size(),
-                                                 TaskTimes{Seconds{0}, Seconds{1}});
-  return overlap;
+ContentionGraphs graphs_of_ones() {
+  ContentionGraphs graphs{{2, experts_then_exchanges(small_layer(), 4, 2), {}},
+                          {2, experts_under_exchanges(small_layer(), 4, 2), {}}};
+  graphs.alone.measured.iterations.emplace_back(graphs.alone.graph.size(),
+                                                TaskTimes{Seconds{0}, Seconds{1}});
+  return graphs;
 }
 
 // From 10 on, forward experts one behind another, each so long, and the exchanges beside them, each
 // so long, together or, where they do not meet, far apart; from 1000 on the same of gradients,
 // which take three times as long as forward experts, beside exchanges that take as long as the
 // others.
-void add_iteration(LayerMeasurements::Overlap& overlap, double expert, double exchange, bool meet) {
-  auto& tasks = overlap.beside.measured.iterations.emplace_back();
+void add_iteration(ContentionGraphs& graphs, double expert, double exchange, bool meet) {
+  auto& tasks = graphs.beside.measured.iterations.emplace_back();
   double forward = 10, gradients = 1000;
   double beside_forward = meet ? 10 : 100, beside_gradients = meet ? 1000 : 2000;
   const auto next = [](double& time, double duration) {
     time += duration;
     return TaskTimes{Seconds{time - duration}, Seconds{time}};
   };
-  for (const Task& task : overlap.beside.graph.tasks()) {
-    const bool backward = task.phase == Phase::Backward;
-    if (std::holds_alternative<ExpertFfn>(task.operation)) {
+  for (const Task& task : graphs.beside.graph.tasks()) {
+    const bool backward = task.key.pass == Pass::Backward;
+    if (products_of(task.work) != nullptr) {
       tasks.push_back(backward ? next(gradients, 3 * expert) : next(forward, expert));
-    } else if (std::holds_alternative<AllToAll>(task.operation)) {
+    } else if (collective_of(task.work) != nullptr) {
       tasks.push_back(next(backward ? beside_forward : beside_gradients, exchange));
     } else {
       tasks.push_back({Seconds{0}, Seconds{5}});  // what comes before does not count
@@ -116,43 +116,43 @@ void add_iteration(LayerMeasurements::Overlap& overlap, double expert, double ex
 
 TEST_CASE("contention is what experts and exchanges beside each other take longer than alone",
           "[exec][calibrate]") {
-  auto together = overlap_of_ones();
+  auto together = graphs_of_ones();
   add_iteration(together, 2, 2, true);
-  CHECK(*contention(together, Pass::Forward).compute == Approx(2));
-  CHECK(*contention(together, Pass::Forward).communication == Approx(2));
+  CHECK(*contention_of(together, Pass::Forward).compute == Approx(2));
+  CHECK(*contention_of(together, Pass::Forward).communication == Approx(2));
 
-  auto apart = overlap_of_ones();
+  auto apart = graphs_of_ones();
   add_iteration(apart, 1, 1, false);
   for (const Pass pass : {Pass::Forward, Pass::Backward}) {
-    CHECK_FALSE(contention(apart, pass).compute.has_value());
-    CHECK_FALSE(contention(apart, pass).communication.has_value());
+    CHECK_FALSE(contention_of(apart, pass).compute.has_value());
+    CHECK_FALSE(contention_of(apart, pass).communication.has_value());
   }
 
   // Experts take 1.5 each, all of it beside exchanges of 2: these are alone for 1 of their 4.
-  auto longer = overlap_of_ones();
+  auto longer = graphs_of_ones();
   add_iteration(longer, 1.5, 2, true);
-  CHECK(*contention(longer, Pass::Forward).compute == Approx(1.5));
-  CHECK(*contention(longer, Pass::Forward).communication == Approx(3));
+  CHECK(*contention_of(longer, Pass::Forward).compute == Approx(1.5));
+  CHECK(*contention_of(longer, Pass::Forward).communication == Approx(3));
   CHECK(largest_exchange(longer.beside.graph).count == 512 * 2 * 64 * 4 / 2);
 }
 
 TEST_CASE("contention of both gradients is a number of its own", "[exec][calibrate]") {
   // Of 12 that gradients take, 8 stand beside exchanges; alone they take 4: no slowdown says so.
-  auto overlap = overlap_of_ones();
-  add_iteration(overlap, 1, 2, true);
-  CHECK_FALSE(contention(overlap, Pass::Backward).compute.has_value());
-  CHECK(*contention(overlap, Pass::Backward).communication == Approx(2));
+  auto graphs = graphs_of_ones();
+  add_iteration(graphs, 1, 2, true);
+  CHECK_FALSE(contention_of(graphs, Pass::Backward).compute.has_value());
+  CHECK(*contention_of(graphs, Pass::Backward).communication == Approx(2));
   // Of 6 all stand beside exchanges of 20.
-  auto longer = overlap_of_ones();
+  auto longer = graphs_of_ones();
   add_iteration(longer, 0.5, 5, true);
-  CHECK(*contention(longer, Pass::Backward).compute == Approx(1.5));
+  CHECK(*contention_of(longer, Pass::Backward).compute == Approx(1.5));
 }
 
 TEST_CASE("one iteration that was disturbed does not change contention", "[exec][calibrate]") {
-  auto overlap = overlap_of_ones();
-  for (int i = 0; i < 4; ++i) add_iteration(overlap, 2, 2, true);
-  add_iteration(overlap, 20, 2, true);
-  CHECK(*contention(overlap, Pass::Forward).compute == Approx(2));
+  auto graphs = graphs_of_ones();
+  for (int i = 0; i < 4; ++i) add_iteration(graphs, 2, 2, true);
+  add_iteration(graphs, 20, 2, true);
+  CHECK(*contention_of(graphs, Pass::Forward).compute == Approx(2));
 }
 
 namespace {
@@ -187,10 +187,10 @@ TEST_CASE("what exchanges take longer in a chain is what its makespan has beyond
   constexpr double kAlone = 5, kQueued = 3, kJoin = 0.5, kComputing = 100;
   ChainParts parts{kComputing, kJoin, always(kAlone), always(kQueued)};
   // In three chunks D E C D E C D E C twice: of 12 exchanges 4 follow another one. Computations
-  // wait for 3 dispatches, 3 combines' gradients and the last exchange of each phase.
+  // wait for 3 dispatches, 3 combines' gradients and the last exchange of each pass.
   const TaskGraph serial = serial_chunks(small_layer(), 4, 3);
   const double serial_parts = kComputing + 8 * kJoin + 8 * kAlone + 4 * kQueued;
-  const ExtraTime alone = handoff_time(serial, serial_parts + 8 * 0.7, parts, Exchanges::Alone);
+  const ExtraTime alone = handoff_time(serial, serial_parts + 8 * 0.7, parts, ExchangePlace::Alone);
   CHECK(alone.count == 8);
   CHECK(alone.whole == Approx(serial_parts + 8 * 0.7));
   CHECK(cost_of_each({alone}) == Approx(0.7));
@@ -199,13 +199,13 @@ TEST_CASE("what exchanges take longer in a chain is what its makespan has beyond
   const TaskGraph grouped = grouped_chunks(small_layer(), 4, 3);
   const double grouped_parts = kComputing + kJoin + kAlone + 0.7 + 11 * kQueued;
   const ExtraTime queued =
-      handoff_time(grouped, grouped_parts - 11 * 0.2, parts, Exchanges::Queued);
+      handoff_time(grouped, grouped_parts - 11 * 0.2, parts, ExchangePlace::Queued);
   CHECK(queued.count == 11);
   CHECK(cost_of_each({queued}) == Approx(-0.2));
   // In a layer where exchanges take twice as long, that much is no excess.
   parts.in_layer = 2;
   const double slower = kComputing + kJoin + 2 * kAlone + 0.7 + 11 * 2 * kQueued;
-  CHECK(cost_of_each({handoff_time(grouped, slower - 11 * 0.2, parts, Exchanges::Queued)}) ==
+  CHECK(cost_of_each({handoff_time(grouped, slower - 11 * 0.2, parts, ExchangePlace::Queued)}) ==
         Approx(-0.2));
 }
 

@@ -19,7 +19,7 @@ MoeLayer layer() {
 }
 
 bool is_exchange(const TaskGraph& graph, TaskId id) {
-  return std::holds_alternative<AllToAll>(graph.task(id).operation);
+  return collective_of(graph.task(id).work) != nullptr;
 }
 
 // Of every task, in the order in which they can run at all.
@@ -33,9 +33,9 @@ std::vector<bool> exchanges_in_order(const TaskGraph& graph) {
 bool is_chain(const TaskGraph& graph) {
   std::vector<std::size_t> depth(graph.size(), 1);
   for (const TaskId id : graph.topological_order()) {
-    graph.for_each_successor(id, [&](TaskId after, Precedence) {
-      depth[after] = std::max(depth[after], depth[id] + 1);
-    });
+    for (const auto& successor : graph.successors(id)) {
+      depth[successor.task] = std::max(depth[successor.task], depth[id] + 1);
+    }
   }
   return *std::max_element(depth.begin(), depth.end()) == graph.size();
 }
@@ -44,10 +44,10 @@ bool is_chain(const TaskGraph& graph) {
 std::set<TaskId> before(const TaskGraph& graph, TaskId task) {
   std::vector<std::set<TaskId>> all(graph.size());
   for (const TaskId id : graph.topological_order()) {
-    graph.for_each_successor(id, [&](TaskId after, Precedence) {
-      all[after].insert(all[id].begin(), all[id].end());
-      all[after].insert(id);
-    });
+    for (const auto& successor : graph.successors(id)) {
+      all[successor.task].insert(all[id].begin(), all[id].end());
+      all[successor.task].insert(id);
+    }
   }
   return all[task];
 }
@@ -81,11 +81,11 @@ TEST_CASE("grouped exchanges follow each other", "[exec][calibrate]") {
 
 namespace {
 
-std::vector<TaskId> tasks_of(const TaskGraph& graph, OperationKind operation, Phase phase) {
+std::vector<TaskId> tasks_of(const TaskGraph& graph, Step step, Pass pass) {
   std::vector<TaskId> all;
   for (TaskId id = 0; id < graph.size(); ++id) {
     const Task& task = graph.task(id);
-    if (task.key().operation == operation && task.phase == phase) all.push_back(id);
+    if (task.key.step == step && task.key.pass == pass) all.push_back(id);
   }
   return all;
 }
@@ -100,8 +100,8 @@ std::multiset<std::string> names(const TaskGraph& graph) {
 
 TEST_CASE("experts stand beside exchanges that touch none of their buffers", "[exec][calibrate]") {
   const TaskGraph graph = experts_under_exchanges(layer(), kRanks, kDegree);
-  const auto of = [&](OperationKind operation, Phase phase) {
-    const auto tasks = tasks_of(graph, operation, phase);
+  const auto of = [&](Step step, Pass pass) {
+    const auto tasks = tasks_of(graph, step, pass);
     REQUIRE(tasks.size() == kDegree);
     return tasks;
   };
@@ -109,16 +109,16 @@ TEST_CASE("experts stand beside exchanges that touch none of their buffers", "[e
     return !before(graph, some.back()).contains(others.front()) &&
            !before(graph, others.back()).contains(some.front());
   };
-  const auto forward = of(OperationKind::Expert, Phase::Forward);
-  const auto input_gradients = of(OperationKind::ExpertInputGradient, Phase::Backward);
-  const auto weight_gradients = of(OperationKind::ExpertWeightGradient, Phase::Backward);
-  const auto dispatches = of(OperationKind::Dispatch, Phase::Forward);
-  const auto gradients = of(OperationKind::Combine, Phase::Backward);
-  const auto outputs = of(OperationKind::Combine, Phase::Forward);
+  const auto forward = of(Step::Expert, Pass::Forward);
+  const auto input_gradients = of(Step::ExpertInputGradient, Pass::Backward);
+  const auto weight_gradients = of(Step::ExpertWeightGradient, Pass::Backward);
+  const auto dispatches = of(Step::Dispatch, Pass::Forward);
+  const auto gradients = of(Step::Combine, Pass::Backward);
+  const auto outputs = of(Step::Combine, Pass::Forward);
   CHECK(apart(forward, gradients));
   CHECK(apart(input_gradients, dispatches));
   CHECK(apart(weight_gradients, outputs));
-  // Rows and gradients are read by experts of other stages alone, outputs written by those of one.
+  // Rows and gradients are read by experts of other parts alone, outputs written by those of one.
   CHECK(before(graph, dispatches.front()).contains(forward.back()));
   CHECK(before(graph, weight_gradients.front()).contains(dispatches.back()));
   CHECK(before(graph, input_gradients.front()).contains(gradients.back()));

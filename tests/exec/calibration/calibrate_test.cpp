@@ -1,0 +1,118 @@
+#include "exec/calibration/calibrate.hpp"
+
+#include <algorithm>
+#include <catch2/catch.hpp>
+
+#include "exec/calibration/profile.hpp"
+#include "models/costs.hpp"
+#include "models/schedule.hpp"
+
+using namespace pipemoe;
+using namespace pipemoe::exec;
+
+namespace {
+
+MoeLayer small_layer() {
+  return {.tokens_per_rank = 64, .model_dim = 16, .hidden_dim = 8, .num_experts = 4, .top_k = 2};
+}
+
+const ExpertSizes kSizes{4, 16, 8};
+
+// One second for every byte or flop, at two amounts.
+std::vector<MeasuredPoint> ones() { return {{100, 100}, {200, 200}}; }
+
+CalibrationPoints points_of_two_ranks() {
+  CalibrationPoints points;
+  points.kernels[MemoryKernel::Gate] = ones();
+  points.gemms = ones();
+  ExpertFit key;
+  key.kind = ProductKind::BothGradients;
+  points.of(key) = ones();
+  points.all_to_all = {{1, ones()}, {2, ones()}};
+  points.queued_all_to_all = {{2, ones()}};
+  points.handoffs = {.alone = 50, .queued = 10};
+  points.in_layers = {{kSizes, Slowdown(1.5)}, {kSizes, Slowdown(1.5)}};
+  points.contention = {{"small", kSizes, Pass::Backward, 2, 0, {4096}, 1.25, 1.75}};
+  return points;
+}
+
+Cluster profile_of(const CalibrationPoints& points) {
+  const auto group = single_process();
+  CalibrationTools tools;
+  tools.conditions = {{"communicator", std::string("nccl")}, {"exchange_ctas", std::int64_t{24}}};
+  return calibrated_profile(points, Dtype::Fp32, tools, *group, {});
+}
+
+}  // namespace
+
+TEST_CASE("a profile has a fit for each group, kernel and kind of product", "[exec][calibrate]") {
+  const Cluster cluster = profile_of(points_of_two_ranks());
+  using Key = std::pair<CollectiveKind, Group>;
+  REQUIRE(cluster.collectives.size() == 2);
+  // 100 s and 200 s for as many bytes, and 50 s of handoff, or 10 s if queued.
+  const auto& between = cluster.collectives.at(Key{CollectiveKind::AllToAll, {2, 1}});
+  CHECK(between(Bytes{100}).count() == Approx(150).epsilon(1e-9));
+  CHECK(cluster.collectives.contains(Key{CollectiveKind::AllToAll, {1, 1}}));
+  REQUIRE(cluster.queued_collectives.size() == 1);
+  const auto& queued = cluster.queued_collectives.at(Key{CollectiveKind::AllToAll, {2, 1}});
+  CHECK(queued(Bytes{200}).count() == Approx(210).epsilon(1e-9));
+  CHECK(cluster.collectives_in_layers ==
+        std::vector<CollectivesInLayers>{{kSizes, Slowdown(1.5)}});  // once for two equal layers
+
+  CHECK(std::holds_alternative<Fit<Bytes>>(cluster.kernels.at(MemoryKernel::Gate)));
+  CHECK(std::holds_alternative<NotModelled>(cluster.kernels.at(MemoryKernel::Activation)));
+  REQUIRE(cluster.experts.size() == 1);
+  CHECK(cluster.experts[0].kind == ProductKind::BothGradients);
+  CHECK(cluster.experts[0].fit(Flops{100}).count() == Approx(100).epsilon(1e-9));
+}
+
+TEST_CASE("a profile has the contention of each pass, and the conditions as they are",
+          "[exec][calibrate]") {
+  const Cluster cluster = profile_of(points_of_two_ranks());
+  REQUIRE(cluster.contention.has_value());
+  CHECK(cluster.contention->compute == Slowdown(1.25));
+  CHECK(cluster.contention->communication == Slowdown(1.75));
+  CHECK(cluster.contention->of(kSizes, ProductKind::Forward) == nullptr);
+  const ExpertContention* gradients = cluster.contention->of(kSizes, ProductKind::WeightGradient);
+  REQUIRE(gradients != nullptr);
+  CHECK(gradients->pass == Pass::Backward);
+  CHECK(gradients->compute == Slowdown(1.25));
+  CHECK(cluster.conditions ==
+        Conditions{{"communicator", std::string("nccl")}, {"exchange_ctas", std::int64_t{24}}});
+}
+
+TEST_CASE("what was calibrated has a measured cost for every task of its layer",
+          "[exec][calibrate]") {
+  const auto group = single_process();
+  const std::vector<MoeLayer> layers{small_layer()};
+  const Calibration calibration = calibrate(layers, calibration_tools({}, *group), *group,
+                                            {.degrees = {1, 2}, .warm_up = 1, .repeats = 3});
+  const Cluster& cluster = calibration.cluster;
+  CHECK(cluster.conditions.at("equal_degrees") == Condition(true));
+  CHECK(cluster.conditions.at("degree_tolerance") == Condition(0.01));
+  CHECK(cluster.conditions.at("unequal_degrees_gain") == Condition(0.015));
+  CHECK(cluster.conditions.at("communicator") == Condition(std::string("copy")));
+  CHECK_FALSE(cluster.conditions.contains("exchange_ctas"));
+  for (const char* name : {"pipemoe", "pipemoe-deferred"}) {
+    const TaskGraph graph = build_graph(name, layers.front(), cluster, Degrees{2, 2});
+    const Costs costs(graph, cluster);
+    for (TaskId id = 0; id < graph.size(); ++id) {
+      CAPTURE(graph.task(id).name());
+      CHECK(costs.at(id).basis != Basis::Estimated);
+      CHECK(costs.at(id).total() > Seconds{});
+    }
+  }
+}
+
+TEST_CASE("tables name an expert's step and pass", "[exec][calibrate]") {
+  const auto group = single_process();
+  const Calibration calibration = calibrate({small_layer()}, calibration_tools({}, *group), *group,
+                                            {.degrees = {1}, .warm_up = 1, .repeats = 1});
+  for (const char* name :
+       {"gate forward", "expert forward", "expert_input_gradient backward",
+        "expert_weight_gradient backward", "permute backward", "activation backward"}) {
+    CAPTURE(name);
+    CHECK(std::any_of(calibration.rows.begin(), calibration.rows.end(),
+                      [&](const CalibrationRow& row) { return row.operation == name; }));
+  }
+}
