@@ -28,12 +28,9 @@ void print_fit(const std::string& name, const Fit<Work>& fit, const char* unit) 
              points.front().second.count() * 1e6, points.back().second.count() * 1e6, range);
 }
 
-std::string times_text(const Slowdown& slowdown) {
-  const auto& points = slowdown.points();
-  if (points.size() == 1) return fmt::format("{:.3f} times", points.front().second);
-  return fmt::format("{:.3f} to {:.3f} times ({:.3g} to {:.3g} bytes in flight)",
-                     points.front().second, points.back().second, points.front().first,
-                     points.back().first);
+std::string times_text(const Slowdowns& slowdowns) {
+  return fmt::format("products take {:.3f} times as long, collectives {:.3f}", slowdowns.products,
+                     slowdowns.collectives);
 }
 
 std::string cell(const std::optional<double>& value) {
@@ -66,14 +63,13 @@ void print_calibration(const exec::Calibration& calibration) {
   const Cluster& cluster = calibration.cluster;
   fmt::print("profile  {}: {} nodes x {} ranks, {}\n", cluster.name, cluster.nodes,
              cluster.gpus_per_node, cluster.gpu.name);
-  const auto collectives = [](const CollectiveFits& fits, const char* what) {
-    for (const auto& [of, fit] : fits) {
-      print_fit(fmt::format("{}, {} ranks{}", to_string(of.first), to_string(of.second), what), fit,
-                "byte");
+  for (const auto& [of, fit] : cluster.collectives) {
+    print_fit<Bytes>(fmt::format("{}, {} ranks", to_string(of.first), to_string(of.second)), fit,
+                     "byte");
+    if (fit.queued_saving > Seconds{}) {
+      fmt::print("    right behind another {:.1f} us less\n", 1e6 * fit.queued_saving.count());
     }
-  };
-  collectives(cluster.collectives, "");
-  collectives(cluster.queued_collectives, ", queued");
+  }
   for (const auto& [dtype, fit] : cluster.gemm) print_fit("gemm " + to_string(dtype), fit, "flop");
   for (const auto& [kernel, cost] : cluster.kernels) {
     if (const auto* fit = std::get_if<Fit<Bytes>>(&cost)) {
@@ -87,9 +83,9 @@ void print_calibration(const exec::Calibration& calibration) {
               expert.fit, "flop");
   }
   if (cluster.contention) {
-    fmt::print("  together: compute takes {} as long, communication {}\n",
-               times_text(cluster.contention->compute),
-               times_text(cluster.contention->communication));
+    const SlowdownsByKind& general = cluster.contention->general;
+    fmt::print("  together, forward: {}\n  together, gradients: {}\n", times_text(general.forward),
+               times_text(general.gradients));
   }
   print_notes(calibration.notes);
 }

@@ -20,6 +20,9 @@ struct ImportProfile {
 void import_profile(const ImportProfile& options) {
   const Cluster cluster = read_version_1_cluster(ConfigFile::load(options.file, "cluster"));
   write_file(options.output, to_toml(cluster));
+  fmt::print(
+      "tables of contention and of queued exchanges became constants, their medians; pipemoe "
+      "calibrate makes better ones\n");
   fmt::print("written: {}\n", options.output);
 }
 

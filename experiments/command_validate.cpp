@@ -164,7 +164,7 @@ ValidationPoint Run::predict(const Regime& regime, const MoeLayer& layer, const 
                              Degrees degrees) const {
   Cluster apart = cluster;
   apart.contention.reset();
-  apart.queued_collectives.clear();
+  for (auto& [of, fit] : apart.collectives) fit.queued_saving = {};
   const TaskGraph graph = build_graph(validation_.schedule, layer, cluster, degrees);
   const Timeline timeline = evaluation_at(NetworkLevel::Fitted, Costs(graph, cluster)).timeline;
   ValidationPoint point{regime.name, layer.name, degrees, timeline.forward(), timeline.makespan()};

@@ -63,8 +63,21 @@ struct ExpertFit {
 using Condition = std::variant<bool, std::int64_t, double, std::string>;
 using Conditions = std::map<std::string, Condition>;
 
-/// Fits of collectives are of one kind over one group of ranks; work is a rank's bytes.
-using CollectiveFits = std::map<std::pair<CollectiveKind, Group>, Fit<Bytes>>;
+/// What a collective takes in a layer, by a rank's bytes.
+struct CollectiveFit : Fit<Bytes> {
+  CollectiveFit() = default;
+  // NOLINTNEXTLINE(google-explicit-constructor): a fit is one that saves nothing
+  CollectiveFit(Fit<Bytes> fit, Seconds saving = {})
+      : Fit<Bytes>(std::move(fit)), queued_saving(saving) {}
+
+  /// What it takes less right behind another collective, beside which a part of its start-up runs;
+  /// at most its start-up, and the time that it waited for its queue alone.
+  Seconds queued_saving{};
+  bool operator==(const CollectiveFit&) const = default;
+};
+
+/// Each is of one kind over one group of ranks.
+using CollectiveFits = std::map<std::pair<CollectiveKind, Group>, CollectiveFit>;
 
 struct Cluster {
   std::string name;
@@ -79,10 +92,6 @@ struct Cluster {
   Conditions conditions;
   std::optional<Contention> contention;  ///< absent: queues do not slow each other
   CollectiveFits collectives;
-  /// The same for a collective that is queued right behind another: part of its start-up runs
-  /// beside that one. Absent: none does.
-  CollectiveFits queued_collectives;
-  std::vector<CollectivesInLayers> collectives_in_layers;  ///< of other layers: as the fits say
   std::map<Dtype, Fit<Flops>> gemm;
   std::map<MemoryKernel, KernelCost> kernels;
   std::vector<ExpertFit> experts;  ///< where one has a task's shape, it replaces gemm and kernels

@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <utility>
 
@@ -23,6 +24,7 @@ constexpr std::int64_t kMaxNodes = 65536;
 constexpr std::int64_t kMaxGpusPerNode = 1024;
 constexpr double kMaxBandwidth = 1e15;
 constexpr double kMaxStartup = 1e3;
+constexpr NumberRange kFactor{1, 1e3};
 
 // alpha_s and beta_s_per_<unit>, or a table: <unit>s = [...] and seconds = [...].
 template <class Work>
@@ -127,7 +129,13 @@ void read_experts(ConfigTable& fits, Version version, Cluster& cluster) {
   }
 }
 
-// [fits.<kind>.<group>]; in [fits.<kind>_queued.<group>] of collectives behind others.
+CollectiveFit read_collective(ConfigTable table) {
+  constexpr const char* kSaving = "queued_saving_s";
+  const Seconds saving{table.has(kSaving) ? table.number(kSaving, {0, kMaxStartup}) : 0};
+  return {read_fit<Bytes>(std::move(table)), saving};
+}
+
+// [fits.<kind>.<group>], or of version 1 [fits.<kind>_queued.<group>].
 void read_collectives(ConfigTable& fits, const std::string& suffix, CollectiveFits& to) {
   for (const CollectiveKind kind : {CollectiveKind::AllToAll, CollectiveKind::AllReduce,
                                     CollectiveKind::AllGather, CollectiveKind::ReduceScatter}) {
@@ -135,59 +143,116 @@ void read_collectives(ConfigTable& fits, const std::string& suffix, CollectiveFi
     if (!fits.has(name)) continue;
     ConfigTable by_group = fits.table(name);
     for (const std::string& key : by_group.keys()) {
-      to[{kind, read_word(by_group, key, key, group_from)}] = read_fit<Bytes>(by_group.table(key));
+      to[{kind, read_word(by_group, key, key, group_from)}] = read_collective(by_group.table(key));
     }
   }
 }
+
+// ---- version 1: tables by bytes, of which constants are made ----
+
+double median(const std::vector<double>& values) {
+  std::vector<std::pair<double, double>> alike;
+  for (const double value : values) alike.emplace_back(value, 1);
+  return weighted_median(std::move(alike));
+}
+
+// How many times as long, by bytes; one factor without bytes: whatever they are.
+struct FactorTable {
+  std::vector<double> bytes, factors;
+};
 
 // A number, or a list of them for as many <key>_bytes.
-Slowdown read_slowdown(ConfigTable& table, const std::string& key) {
-  constexpr NumberRange kFactor{1, 1e3};
+FactorTable read_factors(ConfigTable& table, const std::string& key) {
   const std::string bytes_key = key + "_bytes";
-  if (!table.has(bytes_key)) return table.number(key, kFactor);
-  const auto bytes = table.numbers(bytes_key), factors = table.numbers(key);
-  if (bytes.size() != factors.size()) {
-    table.fail(key, fmt::format("holds {} numbers, must hold {} as {} does", factors.size(),
-                                bytes.size(), bytes_key));
+  if (!table.has(bytes_key)) return {{}, {table.number(key, kFactor)}};
+  FactorTable found{table.numbers(bytes_key), table.numbers(key)};
+  if (found.factors.empty() || found.bytes.size() != found.factors.size()) {
+    table.fail(key, fmt::format("holds {} numbers, must hold {} as {} does", found.factors.size(),
+                                found.bytes.size(), bytes_key));
   }
-  Slowdown::Points points;
-  for (std::size_t i = 0; i < bytes.size(); ++i) points.emplace_back(bytes[i], factors[i]);
-  try {
-    return Slowdown(std::move(points));
-  } catch (const InputError& error) {
-    table.fail(key, error.what());
-  }
-}
-
-// Adds what `read` makes of each table of the list, unless one for the same is there already.
-template <class One, class Read, class Same>
-void read_by_experts(ConfigTable& parent, const std::string& list, std::vector<One>& all, Read read,
-                     Same same) {
-  if (!parent.has(list)) return;
-  for (ConfigTable& table : parent.tables(list)) {
-    One one = read(read_sizes(table), table);
-    for (const One& other : all) {
-      if (same(one, other)) table.fail("model_dim", "of these experts is there twice");
+  for (const double factor : found.factors) {
+    if (!(factor >= kFactor.from && factor <= kFactor.to)) {
+      table.fail(key, fmt::format("holds {}, must hold factors of at least 1", factor));
     }
-    all.push_back(std::move(one));
-    table.finish();
   }
+  return found;
 }
 
-std::optional<Pass> read_pass(ConfigTable& table) {
-  if (!table.has("pass")) return std::nullopt;
-  return read_word(table, "pass", table.text("pass"), pass_from);
+Slowdowns read_overlap_factors(ConfigTable& table) {
+  return {median(read_factors(table, "compute_slowdown").factors),
+          median(read_factors(table, "communication_slowdown").factors)};
+}
+
+// [overlap]; an [[overlap.expert]] may be of one pass.
+void read_overlap(ConfigTable& root, Cluster& cluster) {
+  if (!root.has("overlap")) return;
+  ConfigTable table = root.table("overlap");
+  const SlowdownsByKind general{read_overlap_factors(table)};
+  Contention& contention = cluster.contention.emplace(Contention{general, table.text("source")});
+  if (table.has("expert")) {
+    for (ConfigTable& expert : table.tables("expert")) {
+      const ExpertSizes sizes = read_sizes(expert);
+      auto own = std::find_if(contention.experts.begin(), contention.experts.end(),
+                              [&](const ExpertContention& one) { return one.sizes == sizes; });
+      if (own == contention.experts.end()) {
+        own = contention.experts.insert(own, ExpertContention{sizes, general});
+      }
+      const bool of_both = !expert.has("pass");
+      const Pass pass =
+          of_both ? Pass::Forward : read_word(expert, "pass", expert.text("pass"), pass_from);
+      const Slowdowns found = read_overlap_factors(expert);
+      if (of_both || pass == Pass::Forward) own->slowdowns.forward = found;
+      if (of_both || pass == Pass::Backward) own->slowdowns.gradients = found;
+      expert.finish();
+    }
+  }
+  table.finish();
+}
+
+// A table's amounts; of a line powers of two.
+std::vector<Bytes> sizes_of(const Fit<Bytes>& fit) {
+  std::vector<Bytes> sizes;
+  if (fit.line() != nullptr) {
+    for (std::int64_t size = 4096; size <= 1 << 29; size *= 2) sizes.push_back({size});
+    return sizes;
+  }
+  for (const auto& [amount, time] : std::get<TimeTable>(fit.model).points) {
+    sizes.push_back({std::llround(amount)});
+  }
+  return sizes;
+}
+
+// How many times as long all-to-alls, one behind another, took in layers of each size.
+std::vector<LengthenedTime> read_in_layers(ConfigTable& fits, const Fit<Bytes>& queued) {
+  std::vector<LengthenedTime> points;
+  for (ConfigTable& layer : fits.tables("all_to_all_in_layers")) {
+    read_sizes(layer);
+    const auto [bytes, factors] = read_factors(layer, "slowdown");
+    for (std::size_t i = 0; i < bytes.size(); ++i) {
+      points.push_back({queued(Bytes{std::llround(bytes[i])}), factors[i]});
+    }
+    layer.finish();
+  }
+  return points;
+}
+
+// [fits.<kind>_queued.<group>] and [[fits.all_to_all_in_layers]].
+void convert_collectives(ConfigTable& fits, Cluster& cluster) {
+  CollectiveFits queued = cluster.collectives;
+  read_collectives(fits, "_queued", queued);
+  for (auto& [of, fit] : cluster.collectives) {
+    const Fit<Bytes>& behind = queued.at(of);
+    const std::vector<Bytes> sizes = sizes_of(fit.line() == nullptr ? fit : behind);
+    fit.queued_saving = median_saving(fit, behind, sizes);
+    if (of != std::pair{CollectiveKind::AllToAll, cluster.all_ranks()}) continue;
+    if (!fits.has("all_to_all_in_layers")) continue;
+    fit_lengthening(read_in_layers(fits, behind)).apply_to<Bytes>(fit);
+  }
 }
 
 void read_fits(ConfigTable table, Version version, Cluster& cluster) {
   read_collectives(table, "", cluster.collectives);
-  read_collectives(table, "_queued", cluster.queued_collectives);
-  read_by_experts(
-      table, "all_to_all_in_layers", cluster.collectives_in_layers,
-      [](const ExpertSizes& sizes, ConfigTable& layers) {
-        return CollectivesInLayers{sizes, read_slowdown(layers, "slowdown")};
-      },
-      [](const auto& a, const auto& b) { return a.sizes == b.sizes; });
+  if (version == Version::One) convert_collectives(table, cluster);
   if (table.has("gemm")) {
     ConfigTable by_dtype = table.table("gemm");
     for (const std::string& key : by_dtype.keys()) {
@@ -231,22 +296,32 @@ void read_network(ConfigTable table, Cluster& cluster) {
   table.finish();
 }
 
-void read_contention(ConfigTable& root, Version version, Cluster& cluster) {
-  const char* name = version == Version::One ? "overlap" : "contention";
-  if (!root.has(name)) return;
-  ConfigTable table = root.table(name);
-  cluster.contention =
-      Contention{read_slowdown(table, "compute_slowdown"),
-                 read_slowdown(table, "communication_slowdown"), table.text("source")};
-  read_by_experts(
-      table, "expert", cluster.contention->experts,
-      [](const ExpertSizes& sizes, ConfigTable& expert) {
-        return ExpertContention{sizes, read_slowdown(expert, "compute_slowdown"),
-                                read_slowdown(expert, "communication_slowdown"), read_pass(expert)};
-      },
-      [](const ExpertContention& a, const ExpertContention& b) {
-        return a.sizes == b.sizes && (a.pass == b.pass || !a.pass || !b.pass);
-      });
+Slowdowns read_slowdowns(ConfigTable table) {
+  const Slowdowns slowdowns{table.number("products", kFactor),
+                            table.number("collectives", kFactor)};
+  table.finish();
+  return slowdowns;
+}
+
+SlowdownsByKind read_slowdowns_by_kind(ConfigTable& table) {
+  return {read_slowdowns(table.table("forward")), read_slowdowns(table.table("gradients"))};
+}
+
+void read_contention(ConfigTable& root, Cluster& cluster) {
+  if (!root.has("contention")) return;
+  ConfigTable table = root.table("contention");
+  const SlowdownsByKind general = read_slowdowns_by_kind(table);
+  Contention& contention = cluster.contention.emplace(Contention{general, table.text("source")});
+  if (table.has("expert")) {
+    for (ConfigTable& expert : table.tables("expert")) {
+      const ExpertSizes sizes = read_sizes(expert);
+      for (const ExpertContention& other : contention.experts) {
+        if (other.sizes == sizes) expert.fail("model_dim", "of these experts is there twice");
+      }
+      contention.experts.push_back({sizes, read_slowdowns_by_kind(expert)});
+      expert.finish();
+    }
+  }
   table.finish();
 }
 
@@ -307,7 +382,7 @@ Cluster read(const ConfigFile& file, Version version) {
     root.text("schema");
     read_conditions(root, cluster);
   }
-  read_contention(root, version, cluster);
+  version == Version::One ? read_overlap(root, cluster) : read_contention(root, cluster);
   read_fits(root.table("fits"), version, cluster);
   read_not_modelled(root, cluster);
   root.finish();
@@ -339,10 +414,13 @@ std::string line(const std::string& key, std::int64_t value) {
   return fmt::format("{} = {}\n", key, value);
 }
 // The shortest decimal that reads back as the same double.
-std::string line(const std::string& key, double value) {
+std::string number(double value) {
   const std::string digits = fmt::format("{}", value);
   const bool is_whole = digits.find_first_not_of("-0123456789") == std::string::npos;
-  return fmt::format("{} = {}{}\n", key, digits, is_whole ? ".0" : "");
+  return digits + (is_whole ? ".0" : "");
+}
+std::string line(const std::string& key, double value) {
+  return fmt::format("{} = {}\n", key, number(value));
 }
 std::string line(const std::string& key, const std::vector<double>& values) {
   return fmt::format("{} = [{}]\n", key, fmt::join(values, ", "));
@@ -386,31 +464,12 @@ std::string expert_toml(const ExpertFit& expert) {
          fit_toml(expert.fit);
 }
 
-std::string slowdown_toml(const std::string& key, const Slowdown& slowdown) {
-  if (slowdown == Slowdown(slowdown.points().front().second)) {
-    return line(key, slowdown.points().front().second);
-  }
-  std::vector<double> bytes, factors;
-  for (const auto& [amount, factor] : slowdown.points()) {
-    bytes.push_back(amount);
-    factors.push_back(factor);
-  }
-  return line(key + "_bytes", bytes) + line(key, factors);
-}
-
 std::string fits_toml(const Cluster& cluster) {
   std::string text = "\n[fits]\n";
-  const auto collectives = [&](const CollectiveFits& fits, const char* suffix) {
-    for (const auto& [of, fit] : fits) {
-      text += fmt::format("\n[fits.{}{}.{}]\n", to_string(of.first), suffix, to_string(of.second)) +
-              fit_toml(fit);
-    }
-  };
-  collectives(cluster.collectives, "");
-  collectives(cluster.queued_collectives, "_queued");
-  for (const CollectivesInLayers& layer : cluster.collectives_in_layers) {
-    text += "\n[[fits.all_to_all_in_layers]]\n" + sizes_toml(layer.sizes) +
-            slowdown_toml("slowdown", layer.slowdown);
+  for (const auto& [of, fit] : cluster.collectives) {
+    text += fmt::format("\n[fits.{}.{}]\n", to_string(of.first), to_string(of.second)) +
+            fit_toml<Bytes>(fit);
+    if (fit.queued_saving > Seconds{}) text += line("queued_saving_s", fit.queued_saving.count());
   }
   for (const auto& [dtype, fit] : cluster.gemm) {
     text += fmt::format("\n[fits.gemm.{}]\n", to_string(dtype)) + fit_toml(fit);
@@ -438,19 +497,21 @@ std::string network_toml(const Cluster& cluster) {
   return text;
 }
 
-template <class Slowdowns>
-std::string slowdowns_toml(const Slowdowns& of) {
-  return slowdown_toml("compute_slowdown", of.compute) +
-         slowdown_toml("communication_slowdown", of.communication);
+std::string slowdowns_toml(const SlowdownsByKind& by_kind) {
+  const auto pair = [](const char* kind, const Slowdowns& of) {
+    return fmt::format("{} = {{products = {}, collectives = {}}}\n", kind, number(of.products),
+                       number(of.collectives));
+  };
+  return pair("forward", by_kind.forward) + pair("gradients", by_kind.gradients);
 }
 
 std::string contention_toml(const Cluster& cluster) {
   if (!cluster.contention) return "";
-  std::string text = "\n[contention]\n" + slowdowns_toml(*cluster.contention) +
+  std::string text = "\n[contention]\n" + slowdowns_toml(cluster.contention->general) +
                      line("source", cluster.contention->source);
   for (const ExpertContention& expert : cluster.contention->experts) {
-    text += "\n[[contention.expert]]\n" + sizes_toml(expert.sizes) +
-            (expert.pass ? line("pass", to_string(*expert.pass)) : "") + slowdowns_toml(expert);
+    text +=
+        "\n[[contention.expert]]\n" + sizes_toml(expert.sizes) + slowdowns_toml(expert.slowdowns);
   }
   return text;
 }

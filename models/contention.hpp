@@ -1,73 +1,50 @@
-// By how much tasks slow each other, as a function of how much is in flight.
+// By how much a rank's tasks slow each other while it computes and communicates at once.
 #pragma once
 
-#include <optional>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "models/task_graph.hpp"
-#include "models/units.hpp"
 
 namespace pipemoe {
 
-/// A factor of at least 1 on a task's time while a task of the other kind runs beside it. It
-/// depends on the bytes that a rank has in flight in its collectives, since a collective of few
-/// bytes takes fewer multiprocessors: linear in the logarithm of the bytes between the points,
-/// constant outside them.
-class Slowdown {
- public:
-  using Points = std::vector<std::pair<double, double>>;  ///< bytes and factor
+/// Factors, at least 1, on the times of tasks that run beside each other.
+struct Slowdowns {
+  double products = 1;     ///< on the time of products, or of another computation
+  double collectives = 1;  ///< on the time of the collectives beside it, start-up included
+  bool operator==(const Slowdowns&) const = default;
+};
 
-  /// The same whatever is in flight. Requires a finite factor >= 1.
-  Slowdown(double factor = 1);  // NOLINT(google-explicit-constructor): a number is a slowdown
-  /// Throws InputError ("needs ...") unless there are points, bytes rise from above 0 and factors
-  /// are finite and at least 1.
-  explicit Slowdown(Points points);
+/// Input gradients, weight gradients and both at once are one kind.
+struct SlowdownsByKind {
+  Slowdowns forward;
+  Slowdowns gradients = forward;
 
-  double at(double bytes_in_flight) const;
-  double at(Bytes in_flight) const { return at(in_flight.amount()); }
-  bool is_constant() const { return points_.size() == 1; }
-  const Points& points() const { return points_; }
-  bool operator==(const Slowdown&) const = default;
-
- private:
-  Points points_;
+  const Slowdowns& of(ProductKind kind) const {
+    return kind == ProductKind::Forward ? forward : gradients;
+  }
+  bool operator==(const SlowdownsByKind&) const = default;
 };
 
 /// Slowdowns while experts of these sizes compute.
 struct ExpertContention {
   ExpertSizes sizes;
-  Slowdown compute;
-  Slowdown communication;
-  std::optional<Pass> pass = std::nullopt;  ///< absent: of both
-
-  bool is_of(const ExpertSizes& experts, ProductKind kind) const;
+  SlowdownsByKind slowdowns;
   bool operator==(const ExpertContention&) const = default;
-};
-
-/// How much longer than by themselves all-to-alls take in layers with such experts, by their bytes,
-/// whatever runs beside them: products that hold a GPU at its power limit lower the clocks at which
-/// a collective's kernels run.
-struct CollectivesInLayers {
-  ExpertSizes sizes;
-  Slowdown slowdown;
-  bool operator==(const CollectivesInLayers&) const = default;
 };
 
 /// What a rank's queues cost each other: a collective's kernel takes multiprocessors from the
 /// experts, which take memory bandwidth from it. While a rank computes and takes part in a
-/// collective, the computation advances at 1/compute of its speed alone and the collective,
-/// start-up included, at 1/communication.
+/// collective, the computation advances at 1/products of its speed alone and the collective at
+/// 1/collectives.
 struct Contention {
-  Slowdown compute;
-  Slowdown communication;
+  SlowdownsByKind general;
   std::string source;
-  /// Entries for specific expert sizes; they override the general factors.
-  std::vector<ExpertContention> experts = {};
+  std::vector<ExpertContention> experts = {};  ///< of calibrated sizes; they override the general
 
-  /// Null where no entry is of these experts.
-  const ExpertContention* of(const ExpertSizes& sizes, ProductKind kind) const;
+  /// Slowdowns while this task computes. A computation that is no product, as a gate's gradients
+  /// are, takes the general ones of its pass: it was not measured beside a collective.
+  const Slowdowns& of(const Task& task) const;
   bool operator==(const Contention&) const = default;
 };
 

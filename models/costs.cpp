@@ -85,16 +85,8 @@ const Fit<Bytes>* CostModel::kernel_fit(MemoryKernel kernel, std::set<std::strin
   return nullptr;
 }
 
-const Fit<Bytes>* CostModel::collective_fit(CollectiveKind kind, Group group) const {
+const CollectiveFit* CostModel::collective_fit(CollectiveKind kind, Group group) const {
   return find_or_null(cluster_.collectives, std::pair(kind, group));
-}
-
-const Slowdown* CostModel::in_layer(const ExpertSizes* layer) const {
-  if (layer == nullptr) return nullptr;
-  for (const CollectivesInLayers& one : cluster_.collectives_in_layers) {
-    if (one.sizes == *layer) return &one.slowdown;
-  }
-  return nullptr;
 }
 
 const ExpertFit* CostModel::expert_fit(const Products& products) const {
@@ -141,18 +133,20 @@ TaskCost CostModel::products_cost(const Products& products, std::size_t rank,
   return sum;
 }
 
-TaskCost CostModel::collective_cost(const Collective& collective, const ExpertSizes* layer,
+TaskCost CostModel::collective_cost(const Collective& collective,
                                     std::set<std::string>& missing) const {
-  const bool all_to_all = collective.kind == CollectiveKind::AllToAll;
   const Group all = cluster_.all_ranks();
   const bool charged_as_fit = collective.traffic.block_size() == 0;
-  const Fit<Bytes>* own =
+  const CollectiveFit* own =
       charged_as_fit ? collective_fit(collective.kind, collective.group) : nullptr;
-  const Bytes bytes = collective.bytes();
   TaskCost cost;
   if (own != nullptr) {
-    cost = cost_of(*own, bytes, Basis::Interpolated);
-    if (!collective.traffic.is_balanced()) cost.basis = Basis::Estimated;
+    cost = cost_of(*own, collective.bytes(), Basis::Interpolated);
+    if (collective.traffic.is_balanced()) {
+      cost.queued_saving = std::min(own->queued_saving, cost.startup);
+    } else {
+      cost.basis = Basis::Estimated;
+    }
   } else {
     const Fit<Bytes>* startup = collective_fit(collective.kind, all);
     if (startup == nullptr) startup = collective_fit(CollectiveKind::AllToAll, all);
@@ -170,46 +164,28 @@ TaskCost CostModel::collective_cost(const Collective& collective, const ExpertSi
     cost.basis = Basis::Estimated;
   }
   cost.is_collective = true;
-  cost.bytes = bytes.amount();
-  if (own != nullptr && collective.traffic.is_balanced()) {
-    const auto* queued =
-        find_or_null(cluster_.queued_collectives, std::pair(collective.kind, collective.group));
-    if (queued != nullptr) {
-      const Seconds most = std::min((*own)(bytes) - (*queued)(bytes), own->startup());
-      cost.queued_saving = std::max(most, Seconds{});
-    }
-  }
-  const Slowdown* slowdown = all_to_all ? in_layer(layer) : nullptr;
-  if (slowdown != nullptr) {
-    const double factor = slowdown->at(bytes);
-    cost.startup *= factor;
-    cost.work *= factor;
-    cost.queued_saving *= factor;
-    cost.is_line &= slowdown->is_constant();
-  }
   return cost;
 }
 
-TaskCost CostModel::look_up(const Work& work, std::size_t rank, const ExpertSizes* layer,
+TaskCost CostModel::look_up(const Work& work, std::size_t rank,
                             std::set<std::string>& missing) const {
   return std::visit(
-      Overloaded{
-          [&](const Products& products) { return products_cost(products, rank, missing); },
-          [&](const MemoryTraffic& memory) {
-            return kernel_cost(memory.kernel, memory.bytes[rank], missing);
-          },
-          [&](const Collective& collective) { return collective_cost(collective, layer, missing); },
-          [&](const Timed& timed) {
-            TaskCost cost;
-            cost.work = timed.duration[rank];
-            return cost;
-          }},
+      Overloaded{[&](const Products& products) { return products_cost(products, rank, missing); },
+                 [&](const MemoryTraffic& memory) {
+                   return kernel_cost(memory.kernel, memory.bytes[rank], missing);
+                 },
+                 [&](const Collective& collective) { return collective_cost(collective, missing); },
+                 [&](const Timed& timed) {
+                   TaskCost cost;
+                   cost.work = timed.duration[rank];
+                   return cost;
+                 }},
       work);
 }
 
-TaskCost CostModel::operator()(const Work& work, std::size_t rank, const ExpertSizes* layer) const {
+TaskCost CostModel::operator()(const Work& work, std::size_t rank) const {
   std::set<std::string> missing;
-  const TaskCost cost = look_up(work, rank, layer, missing);
+  const TaskCost cost = look_up(work, rank, missing);
   if (missing.empty()) return cost;
   throw InputError(fmt::format("cluster {} has no {}", cluster_.name, fmt::join(missing, ", no ")));
 }
@@ -250,20 +226,6 @@ void Costs::find_classes() {
   }
 }
 
-// By block; none where a block has no experts.
-std::vector<ExpertSizes> Costs::layers_of_blocks() const {
-  std::vector<ExpertSizes> layers;
-  if (cluster_.collectives_in_layers.empty()) return layers;
-  for (const Task& task : graph_.tasks()) {
-    const Products* products = products_of(task.work);
-    if (products == nullptr || products->shapes.size() < 2) continue;
-    const auto block = static_cast<std::size_t>(task.key.block);
-    if (layers.size() <= block) layers.resize(block + 1);
-    layers[block] = products->expert_sizes();
-  }
-  return layers;
-}
-
 Costs::Costs(const TaskGraph& graph, const Cluster& cluster) : graph_(graph), cluster_(cluster) {
   if (graph.num_ranks() != cluster.num_ranks()) {
     throw InputError(fmt::format("task graph is for {} ranks, cluster {} has {}", graph.num_ranks(),
@@ -271,32 +233,18 @@ Costs::Costs(const TaskGraph& graph, const Cluster& cluster) : graph_(graph), cl
   }
   find_classes();
   const CostModel cost(cluster);
-  const std::vector<ExpertSizes> layers = layers_of_blocks();
-  const auto layer_of = [&](const Task& task) {
-    const auto block = static_cast<std::size_t>(task.key.block);
-    return block < layers.size() ? &layers[block] : nullptr;
-  };
   std::map<std::string, std::pair<std::string, int>> lacking;  // what, first task, how many
   std::set<std::string> missing;
-  struct OnLinks {  // what flows on links take is looked up once: it is slow
-    const Collective* collective;
-    std::optional<ExpertSizes> layer;
-    TaskCost cost;
-  };
-  std::vector<OnLinks> on_links;
-  const auto look_up = [&](const Task& task, std::size_t rank) {
-    const ExpertSizes* layer = layer_of(task);
-    const Collective* collective = collective_of(task.work);
-    if (collective == nullptr) return cost.look_up(task.work, rank, layer, missing);
-    for (const OnLinks& known : on_links) {
-      const bool same_layer = layer == nullptr ? !known.layer : known.layer == *layer;
-      if (same_layer && *known.collective == *collective) return known.cost;
+  // What flows on links take is looked up once: it is slow.
+  std::vector<std::pair<const Collective*, TaskCost>> on_links;
+  const auto look_up = [&](const Work& work, std::size_t rank) {
+    const Collective* collective = collective_of(work);
+    if (collective == nullptr) return cost.look_up(work, rank, missing);
+    for (const auto& [known, known_cost] : on_links) {
+      if (*known == *collective) return known_cost;
     }
-    const TaskCost found = cost.look_up(task.work, rank, layer, missing);
-    if (found.basis == Basis::Estimated) {
-      on_links.push_back({collective, std::nullopt, found});
-      if (layer != nullptr) on_links.back().layer = *layer;
-    }
+    const TaskCost found = cost.look_up(work, rank, missing);
+    if (found.basis == Basis::Estimated) on_links.emplace_back(collective, found);
     return found;
   };
   costs_.reserve(num_classes() * graph.size());
@@ -304,7 +252,7 @@ Costs::Costs(const TaskGraph& graph, const Cluster& cluster) : graph_(graph), cl
     const auto rank = static_cast<std::size_t>(representatives_[of]);
     for (TaskId id = 0; id < graph.size(); ++id) {
       const Task& task = graph.task(id);
-      TaskCost& entry = costs_.emplace_back(look_up(task, rank));
+      TaskCost& entry = costs_.emplace_back(look_up(task.work, rank));
       entry.queue = task.queue;
       entry.pass = task.key.pass;
       for (const std::string& what : missing) {
@@ -322,31 +270,9 @@ Costs::Costs(const TaskGraph& graph, const Cluster& cluster) : graph_(graph), cl
     }
     throw InputError(fmt::format("cluster {} has {}", cluster.name, fmt::join(list, "; ")));
   }
-  if (!cluster.collectives_in_layers.empty()) {
-    in_layer_factors_.assign(graph.size(), 1);
-    for (TaskId id = 0; id < graph.size(); ++id) {
-      const Collective* collective = collective_of(graph.task(id).work);
-      if (collective == nullptr || collective->kind != CollectiveKind::AllToAll) continue;
-      const Slowdown* slowdown = cost.in_layer(layer_of(graph.task(id)));
-      if (slowdown != nullptr) in_layer_factors_[id] = slowdown->at(collective->bytes());
-    }
-  }
   if (!cluster.contention) return;
   slowed_by_.reserve(graph.size());
-  for (const Task& task : graph.tasks()) {
-    const Contention& contention = *cluster.contention;
-    const Products* products = products_of(task.work);
-    const bool looks = products != nullptr && products->shapes.size() >= 2;
-    const ExpertContention* own =
-        looks ? contention.of(products->expert_sizes(), products->kind) : nullptr;
-    slowed_by_.push_back(own != nullptr ? SlowedBy{&own->compute, &own->communication}
-                                        : SlowedBy{&contention.compute, &contention.communication});
-  }
-}
-
-Slowdowns Costs::slowdowns(TaskId compute, double bytes_in_flight) const {
-  const SlowedBy& by = slowed_by_[compute];
-  return {by.compute->at(bytes_in_flight), by.communication->at(bytes_in_flight)};
+  for (const Task& task : graph.tasks()) slowed_by_.push_back(&cluster.contention->of(task));
 }
 
 std::size_t Costs::num_extrapolated() const {

@@ -31,7 +31,6 @@ struct TaskCost {
   Seconds startup{};  ///< paid whatever the amount of work; a collective's before any byte moves
   Seconds work{};     ///< transfer or computation
   Seconds queued_saving{};  ///< the most of the start-up that being queued hides
-  double bytes = 0;         ///< of a collective, the busiest rank's
   Basis basis = Basis::Measured;
   bool is_collective = false;
   bool extrapolates = false;  ///< the amount is outside the range of its fit
@@ -44,21 +43,18 @@ struct TaskCost {
 
 /// Looks up the cost of single tasks. An expert whose exact shape the profile fits costs that fit;
 /// any other the gemm fit of each of its products, its activation and its layout copies. A
-/// collective costs by its group: the fit of exactly that group, as much longer as it takes in its
-/// layer, or where there is none, the start-up of all ranks and what the links on its way take.
-/// Uneven traffic is charged as its busiest rank's. Keeps a reference to the cluster.
+/// collective costs by its group: the fit of exactly that group, or where there is none, the
+/// start-up of all ranks and what the links on its way take. Uneven traffic is charged as its
+/// busiest rank's. Keeps a reference to the cluster.
 class CostModel {
  public:
   explicit CostModel(const Cluster& cluster) : cluster_(cluster) {}
 
-  /// `layer`: the experts of a collective's block; null: not known. Throws InputError naming what
-  /// the profile lacks.
-  TaskCost operator()(const Work& work, std::size_t rank = 0,
-                      const ExpertSizes* layer = nullptr) const;
+  /// Throws InputError naming what the profile lacks.
+  TaskCost operator()(const Work& work, std::size_t rank = 0) const;
 
   /// The same, but adds what is missing to `missing` instead of throwing.
-  TaskCost look_up(const Work& work, std::size_t rank, const ExpertSizes* layer,
-                   std::set<std::string>& missing) const;
+  TaskCost look_up(const Work& work, std::size_t rank, std::set<std::string>& missing) const;
   /// Null where the profile has no fit of this exact shape.
   const ExpertFit* expert_fit(const Products& products) const;
   /// Null where the profile says not modelled; adds to `missing` where it says nothing.
@@ -66,25 +62,15 @@ class CostModel {
   /// `kernel` itself where the profile has it, else the general kernel.
   MemoryKernel resolve(MemoryKernel kernel) const;
   /// Null where there is no fit of exactly this kind and group.
-  const Fit<Bytes>* collective_fit(CollectiveKind kind, Group group) const;
-  /// How much longer than by itself an all-to-all takes in a layer with these experts.
-  const Slowdown* in_layer(const ExpertSizes* layer) const;
+  const CollectiveFit* collective_fit(CollectiveKind kind, Group group) const;
 
  private:
   TaskCost products_cost(const Products& products, std::size_t rank,
                          std::set<std::string>& missing) const;
-  TaskCost collective_cost(const Collective& collective, const ExpertSizes* layer,
-                           std::set<std::string>& missing) const;
+  TaskCost collective_cost(const Collective& collective, std::set<std::string>& missing) const;
   TaskCost kernel_cost(MemoryKernel kernel, Bytes bytes, std::set<std::string>& missing) const;
 
   const Cluster& cluster_;
-};
-
-/// Factors on the times of tasks that run at once.
-struct Slowdowns {
-  double compute = 1;
-  double communication = 1;
-  bool operator==(const Slowdowns&) const = default;
 };
 
 /// The costs of a graph's tasks on every rank. Ranks of equal work are one class; there is one
@@ -106,15 +92,10 @@ class Costs {
   const TaskCost& at(TaskId id, std::size_t rank_class = 0) const {
     return costs_[rank_class * graph_.size() + id];
   }
-  /// How much longer a collective takes in its layer than by itself; its bytes take so many times
-  /// as long on links.
-  double in_layer_factor(TaskId id) const {
-    return in_layer_factors_.empty() ? 1 : in_layer_factors_[id];
-  }
 
   bool contends() const { return !slowed_by_.empty(); }
-  /// While a task computes beside collectives of so many bytes a rank. Requires contends().
-  Slowdowns slowdowns(TaskId compute, double bytes_in_flight) const;
+  /// While the task computes beside collectives. Requires contends().
+  const Slowdowns& slowdowns(TaskId compute) const { return *slowed_by_[compute]; }
 
   /// How many tasks' amounts are outside the range of their fits.
   std::size_t num_extrapolated() const;
@@ -125,19 +106,13 @@ class Costs {
 
  private:
   void find_classes();
-  std::vector<ExpertSizes> layers_of_blocks() const;
 
   const TaskGraph& graph_;
   const Cluster& cluster_;
   std::vector<std::int64_t> representatives_;
-  std::vector<std::uint32_t> class_of_;  // by rank; empty with one class
-  std::vector<TaskCost> costs_;          // [class][task]
-  std::vector<double> in_layer_factors_;
-  struct SlowedBy {
-    const Slowdown* compute;
-    const Slowdown* communication;
-  };
-  std::vector<SlowedBy> slowed_by_;  // by task; empty without contention
+  std::vector<std::uint32_t> class_of_;      // by rank; empty with one class
+  std::vector<TaskCost> costs_;              // [class][task]
+  std::vector<const Slowdowns*> slowed_by_;  // by task; empty without contention
 };
 
 }  // namespace pipemoe

@@ -451,15 +451,15 @@ class Loop {
 
   void set_speeds_of(RankClass of) {
     double communication = 1;
-    const InFlight collectives = in_flight(of);
+    const bool beside = costs_.contends() && takes_part(of);
     for (std::size_t queue = 0; queue < queues_; ++queue) {
       Slot& own = s_->slots[of * queues_ + queue];
       if (own.state != State::Working) continue;
       double slow = shares_ ? at_work(of, resource_[queue]) : 1;
-      if (collectives.any && costs_.contends() && resource_[queue] == Resource::Compute) {
-        const Slowdowns by = costs_.slowdowns(own.task, collectives.bytes);
-        slow *= by.compute;
-        communication = std::max(communication, by.communication);
+      if (beside && resource_[queue] == Resource::Compute) {
+        const Slowdowns& by = costs_.slowdowns(own.task);
+        slow *= by.products;
+        communication = std::max(communication, by.collectives);
       }
       const double before = own.end;
       slow_to(own, slow);
@@ -468,22 +468,12 @@ class Loop {
     s_->communication[of] = communication;
   }
 
-  // The collectives that are under way on these ranks, not only waited for.
-  struct InFlight {
-    bool any = false;
-    double bytes = 0;
-  };
-  InFlight in_flight(RankClass of) {
-    InFlight all;
-    for (const Joint& joint : s_->joints) {
-      const TaskCost& cost = costs_.at(joint.task);
-      const bool here = classes_ == 1 || (slot(of, cost.queue).task == joint.task &&
-                                          group_of(of, joint.task) == joint.group);
-      if (!here) continue;
-      all.any = true;
-      all.bytes += cost.bytes;
-    }
-    return all;
+  // Whether a collective is under way on these ranks, not only waited for.
+  bool takes_part(RankClass of) {
+    return std::any_of(s_->joints.begin(), s_->joints.end(), [&](const Joint& joint) {
+      return classes_ == 1 || (slot(of, costs_.at(joint.task).queue).task == joint.task &&
+                               group_of(of, joint.task) == joint.group);
+    });
   }
 
   // How many tasks of these ranks share the resource: those past their start-up.

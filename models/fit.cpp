@@ -72,4 +72,57 @@ LineFit fit_line(const std::vector<double>& amounts, const std::vector<double>& 
   return fit;
 }
 
+double weighted_median(std::vector<std::pair<double, double>> values) {
+  std::sort(values.begin(), values.end());
+  double total = 0, passed = 0;
+  for (const auto& [value, weight] : values) total += weight;
+  ensure(total > 0, "weighted_median: no weight");
+  for (const auto& [value, weight] : values) {
+    passed += weight;
+    if (passed >= total / 2) return value;
+  }
+  return values.back().first;
+}
+
+Seconds median_saving(const Fit<Bytes>& alone, const Fit<Bytes>& queued,
+                      const std::vector<Bytes>& sizes) {
+  std::vector<std::pair<double, double>> savings;
+  for (const Bytes size : sizes) {
+    const Seconds saving = std::min(alone(size) - queued(size), alone.startup());
+    savings.emplace_back(std::max(0.0, saving.count()), 1);
+  }
+  return Seconds{weighted_median(std::move(savings))};
+}
+
+Lengthening fit_lengthening(const std::vector<LengthenedTime>& points) {
+  double largest = 1;
+  for (const LengthenedTime& point : points) largest = std::max(largest, point.factor);
+  if (largest <= 1) return {};
+  const auto best_more = [&](double times) {
+    std::vector<std::pair<double, double>> seconds;  // that meet a point, and their weights
+    for (const auto& [by_itself, factor] : points) {
+      seconds.emplace_back((factor - times) * by_itself.count(), 1 / by_itself.count());
+    }
+    return Seconds{std::max(0.0, weighted_median(std::move(seconds)))};
+  };
+  const auto error = [&](double times) {
+    const Seconds more = best_more(times);
+    double sum = 0;
+    for (const auto& [by_itself, factor] : points) {
+      sum += std::abs(times + more / by_itself - factor);
+    }
+    return sum;
+  };
+  double from = 1, to = largest;  // the error is convex
+  for (int i = 0; i < 100; ++i) {
+    const double lower = from + (to - from) / 3, upper = to - (to - from) / 3;
+    if (error(lower) <= error(upper)) {
+      to = upper;
+    } else {
+      from = lower;
+    }
+  }
+  return {from, best_more(from)};
+}
+
 }  // namespace pipemoe

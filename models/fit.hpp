@@ -74,4 +74,39 @@ struct LineFit {
 /// Throws InputError for fewer than two different amounts, unequal lengths or non-finite values.
 LineFit fit_line(const std::vector<double>& amounts, const std::vector<double>& seconds);
 
+/// The value at which the sum of weight * |value - x| is least; the lower of two. Requires values,
+/// pairs of value and weight, with a weight above 0.
+double weighted_median(std::vector<std::pair<double, double>> values);
+
+/// The median over these sizes of what `queued` takes less than `alone`, as far as the latter's
+/// start-up. Requires sizes.
+Seconds median_saving(const Fit<Bytes>& alone, const Fit<Bytes>& queued,
+                      const std::vector<Bytes>& sizes);
+
+/// How much longer something takes in one place than by itself: times * t + more.
+struct Lengthening {
+  double times = 1;
+  Seconds more{};
+
+  template <class Work>
+  void apply_to(Fit<Work>& fit) const {
+    if (auto* line = std::get_if<AlphaBeta<Work>>(&fit.model)) {
+      line->alpha = times * line->alpha + more;
+      line->beta.value *= times;
+    } else {
+      for (auto& [amount, time] : std::get<TimeTable>(fit.model).points) time = times * time + more;
+    }
+  }
+};
+
+/// A time by itself, and how many times as long it was in that place.
+struct LengthenedTime {
+  Seconds by_itself{};
+  double factor = 1;
+};
+
+/// Least sum of |times + more / by_itself - factor|, with times >= 1 and more >= 0. Nothing is
+/// longer where there are no points. Requires times above 0.
+Lengthening fit_lengthening(const std::vector<LengthenedTime>& points);
+
 }  // namespace pipemoe

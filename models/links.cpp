@@ -112,7 +112,7 @@ void add_fat_tree_flows(std::vector<NodeFlow>& flows, std::int64_t nodes, std::i
 }
 
 void add_pairs(std::vector<NodeFlow>& flows, const Cluster& cluster,
-               const std::vector<RankFlow>& ranks, double factor) {
+               const std::vector<RankFlow>& ranks) {
   std::map<std::pair<std::int64_t, std::int64_t>, double> nodes;
   for (const RankFlow& flow : ranks) {
     const std::int64_t from = flow.from / cluster.gpus_per_node;
@@ -120,19 +120,19 @@ void add_pairs(std::vector<NodeFlow>& flows, const Cluster& cluster,
     if (from != to) nodes[{from, to}] += flow.bytes;
   }
   for (const auto& [pair, bytes] : nodes) {
-    const double sent = whole(bytes * factor);
+    const double sent = whole(bytes);
     if (sent > 0) flows.push_back({pair.first, pair.second, sent, 1});
   }
 }
 
 void add_between_nodes(std::vector<NodeFlow>& flows, const Cluster& cluster,
-                       const Collective& collective, double factor) {
+                       const Collective& collective) {
   const auto group = node_group(cluster, collective.group);
   if (!collective.traffic.is_uniform() || !group) {
-    return add_pairs(flows, cluster, rank_traffic(collective, cluster.num_ranks()), factor);
+    return add_pairs(flows, cluster, rank_traffic(collective, cluster.num_ranks()));
   }
   if (group->count == 1) return;
-  const double bytes = between_two_nodes(cluster, collective) * factor;
+  const double bytes = between_two_nodes(cluster, collective);
   const bool ring = is_ring(collective.kind);
   if (!cluster.fat_tree || ring) {
     const double peers = ring ? 1 : static_cast<double>(group->count - 1);
@@ -175,12 +175,6 @@ double sent_by_each(const Collective& collective, std::int64_t num_ranks) {
 // Named, since LinkNetwork has members of these types.
 namespace link_classes {
 
-/// A collective, and how many times its bytes the links carry.
-struct Load {
-  const Collective* collective = nullptr;
-  double factor = 1;
-};
-
 struct Use {
   std::uint32_t link = 0;
   double flows = 0;  ///< of this class, on one such link
@@ -208,12 +202,13 @@ struct Patterns {
 namespace {
 
 using namespace link_classes;
+using Collectives = std::vector<const Collective*>;
 
 // On a star where every collective loads each node alike, one flow of one node stands for all.
-std::optional<Patterns> equal_nodes(const Cluster& cluster, const std::vector<Load>& loads) {
+std::optional<Patterns> equal_nodes(const Cluster& cluster, const Collectives& collectives) {
   enum : std::uint32_t { kGpu, kNic };
   Patterns patterns{{cluster.gpu_link.payload().value, cluster.nic.payload().value}, {}};
-  for (const auto& [collective, factor] : loads) {
+  for (const Collective* collective : collectives) {
     const auto group = node_group(cluster, collective->group);
     const TrafficMatrix& traffic = collective->traffic;
     Pattern& pattern = patterns.of.emplace_back();
@@ -222,7 +217,7 @@ std::optional<Patterns> equal_nodes(const Cluster& cluster, const std::vector<Lo
       if (cluster.fat_tree && group->count > 1) return std::nullopt;
       peers = is_ring(collective->kind) ? 1 : static_cast<double>(group->count - 1);
       if (group->count > 1) {
-        one = whole(peers * between_two_nodes(cluster, *collective) * factor) / peers;
+        one = whole(peers * between_two_nodes(cluster, *collective)) / peers;
       }
     } else if (traffic.block_size() > 0 && traffic.block_size() % cluster.gpus_per_node == 0) {
       if (cluster.fat_tree) return std::nullopt;
@@ -230,12 +225,12 @@ std::optional<Patterns> equal_nodes(const Cluster& cluster, const std::vector<Lo
       const std::int64_t shift = traffic.block_shift() % (cluster.nodes / nodes);
       peers = static_cast<double>(shift == 0 ? nodes - 1 : nodes);
       one = whole(traffic.per_rank().amount() * static_cast<double>(cluster.gpus_per_node) /
-                  static_cast<double>(nodes) * factor);
+                  static_cast<double>(nodes));
     } else {
       return std::nullopt;
     }
     if (one > 0 && peers > 0) pattern.flows.push_back({one, {{kNic, peers}}, {}});
-    const double sent = whole(sent_by_each(*collective, cluster.num_ranks()) * factor);
+    const double sent = whole(sent_by_each(*collective, cluster.num_ranks()));
     if (sent > 0) pattern.flows.push_back({sent, {{kGpu, 1}}, {}});
   }
   return patterns;
@@ -243,7 +238,7 @@ std::optional<Patterns> equal_nodes(const Cluster& cluster, const std::vector<Lo
 
 // On a fat tree, where every collective is an all-to-all of equal parts between all ranks, nodes
 // differ only by whether their leaf is full.
-std::optional<Patterns> equal_leaves(const Cluster& cluster, const std::vector<Load>& loads) {
+std::optional<Patterns> equal_leaves(const Cluster& cluster, const Collectives& collectives) {
   if (!cluster.fat_tree) return std::nullopt;
   const std::int64_t per_leaf = cluster.fat_tree->nodes_per_leaf;
   const std::int64_t leaves = cluster.nodes / per_leaf, rest = cluster.nodes % per_leaf;
@@ -257,11 +252,11 @@ std::optional<Patterns> equal_leaves(const Cluster& cluster, const std::vector<L
   enum : std::uint32_t { kGpu, kOut, kIn, kUp, kDown, kRestOut, kRestIn, kRestUp, kRestDown };
   Patterns patterns{
       {cluster.gpu_link.payload().value, nic, nic, uplink, uplink, nic, nic, uplink, uplink}, {}};
-  for (const auto& [collective, factor] : loads) {
+  for (const Collective* collective : collectives) {
     const bool all = collective->kind == CollectiveKind::AllToAll &&
                      collective->traffic.is_uniform() && collective->group == cluster.all_ranks();
     if (!all) return std::nullopt;
-    const double bytes = whole(between_two_nodes(cluster, *collective) * factor);
+    const double bytes = whole(between_two_nodes(cluster, *collective));
     Pattern& pattern = patterns.of.emplace_back();
     const auto add = [&](double flows, std::vector<Use> uses) {
       if (flows > 0 && bytes > 0) pattern.flows.push_back({bytes, std::move(uses), {}});
@@ -274,7 +269,7 @@ std::optional<Patterns> equal_leaves(const Cluster& cluster, const std::vector<L
     add(full * p, {{kOut, p}, {kUp, m * p}, {kRestDown, p * full * m}, {kRestIn, full * m}});
     add(full * p, {{kRestOut, full * m}, {kRestUp, p * full * m}, {kDown, m * p}, {kIn, p}});
     add(p * (p - 1), {{kRestOut, p - 1}, {kRestIn, p - 1}});
-    const double sent = whole(sent_by_each(*collective, cluster.num_ranks()) * factor);
+    const double sent = whole(sent_by_each(*collective, cluster.num_ranks()));
     if (sent > 0) pattern.flows.push_back({sent, {{kGpu, 1}}, {}});
   }
   return patterns;
@@ -327,12 +322,12 @@ struct SingleLinks {
   static std::uint32_t id(std::int64_t number) { return static_cast<std::uint32_t>(number); }
 };
 
-std::vector<SingleFlow> single_flows(const SingleLinks& links, const std::vector<Load>& loads) {
+std::vector<SingleFlow> single_flows(const SingleLinks& links, const Collectives& collectives) {
   const Cluster& cluster = links.cluster;
   std::vector<SingleFlow> flows;
-  for (std::uint32_t pattern = 0; pattern < loads.size(); ++pattern) {
-    const auto& [collective, factor] = loads[pattern];
-    const NodeTraffic traffic = node_traffic(cluster, *collective, factor);
+  for (std::uint32_t pattern = 0; pattern < collectives.size(); ++pattern) {
+    const Collective* collective = collectives[pattern];
+    const NodeTraffic traffic = node_traffic(cluster, *collective);
     const bool balanced = collective->traffic.is_balanced();
     for (const NodeFlow& flow : traffic.between) {
       SingleFlow one{pattern, flow.bytes, flow.count, links.way(flow.from, flow.to), {}, 0};
@@ -395,13 +390,13 @@ std::vector<std::uint32_t> color(const SingleLinks& links, std::vector<SingleFlo
   return of_link;
 }
 
-Patterns by_colors(const Cluster& cluster, const std::vector<Load>& loads,
+Patterns by_colors(const Cluster& cluster, const Collectives& collectives,
                    const std::vector<std::size_t>& class_of) {
   const SingleLinks links(cluster);
-  std::vector<SingleFlow> flows = single_flows(links, loads);
+  std::vector<SingleFlow> flows = single_flows(links, collectives);
   const std::vector<std::uint32_t> of_link = color(links, flows);
   const std::uint32_t colors = 1 + *std::max_element(of_link.begin(), of_link.end());
-  Patterns patterns{std::vector<double>(colors), std::vector<Pattern>(loads.size())};
+  Patterns patterns{std::vector<double>(colors), std::vector<Pattern>(collectives.size())};
   std::vector<std::uint32_t> first(colors, ~std::uint32_t{0});  // a link of each colour
   for (std::uint32_t i = 0; i < of_link.size(); ++i) {
     patterns.capacity[of_link[i]] = links.capacity[i];
@@ -435,11 +430,11 @@ Patterns by_colors(const Cluster& cluster, const std::vector<Load>& loads,
   return patterns;
 }
 
-Patterns make_patterns(const Cluster& cluster, const std::vector<Load>& loads,
+Patterns make_patterns(const Cluster& cluster, const Collectives& collectives,
                        const std::vector<std::size_t>& class_of) {
-  if (auto patterns = equal_nodes(cluster, loads)) return std::move(*patterns);
-  if (auto patterns = equal_leaves(cluster, loads)) return std::move(*patterns);
-  return by_colors(cluster, loads, class_of);
+  if (auto patterns = equal_nodes(cluster, collectives)) return std::move(*patterns);
+  if (auto patterns = equal_leaves(cluster, collectives)) return std::move(*patterns);
+  return by_colors(cluster, collectives, class_of);
 }
 
 }  // namespace
@@ -546,11 +541,11 @@ class MaxMin {
 
 }  // namespace link_classes
 
-NodeTraffic node_traffic(const Cluster& cluster, const Collective& collective, double factor) {
+NodeTraffic node_traffic(const Cluster& cluster, const Collective& collective) {
   NodeTraffic traffic;
-  add_between_nodes(traffic.between, cluster, collective, factor);
+  add_between_nodes(traffic.between, cluster, collective);
   if (collective.traffic.is_balanced()) {
-    const double sent = whole(sent_by_each(collective, cluster.num_ranks()) * factor);
+    const double sent = whole(sent_by_each(collective, cluster.num_ranks()));
     if (sent > 0) traffic.gpus.push_back({0, sent, 0});
     return traffic;
   }
@@ -560,8 +555,8 @@ NodeTraffic node_traffic(const Cluster& cluster, const Collective& collective, d
     received[static_cast<std::size_t>(flow.to)] += flow.bytes;
   }
   for (std::size_t rank = 0; rank < sent.size(); ++rank) {
-    traffic.gpus.push_back({static_cast<std::int64_t>(rank), whole(sent[rank] * factor),
-                            whole(received[rank] * factor)});
+    traffic.gpus.push_back(
+        {static_cast<std::int64_t>(rank), whole(sent[rank]), whole(received[rank])});
   }
   return traffic;
 }
@@ -589,7 +584,7 @@ std::vector<RankFlow> rank_traffic(const Collective& collective, std::int64_t nu
 }
 
 Seconds time_on_links(const Cluster& cluster, const Collective& collective) {
-  const Patterns patterns = make_patterns(cluster, {Load{&collective}}, {});
+  const Patterns patterns = make_patterns(cluster, {&collective}, {});
   MaxMin flows(patterns.capacity);
   for (const FlowClass& flow : patterns.of.front().flows) flows.add(0, flow);
   while (!flows.idle()) flows.end_next([](TaskId, const FlowClass&) {});
@@ -612,17 +607,15 @@ struct LinkNetwork::State {
 LinkNetwork::LinkNetwork(const Costs& costs) : state_(std::make_unique<State>()) {
   const TaskGraph& graph = costs.graph();
   State& state = *state_;
-  std::vector<Load> loads;
+  Collectives collectives;
   state.pattern_of.resize(graph.size());
   for (TaskId id = 0; id < graph.size(); ++id) {
     const Collective* collective = collective_of(graph.task(id).work);
     if (collective == nullptr) continue;
-    const double factor = costs.in_layer_factor(id);
-    const auto found = std::find_if(loads.begin(), loads.end(), [&](const Load& one) {
-      return one.factor == factor && *one.collective == *collective;
-    });
-    state.pattern_of[id] = static_cast<std::uint32_t>(found - loads.begin());
-    if (found == loads.end()) loads.push_back({collective, factor});
+    const auto found = std::find_if(collectives.begin(), collectives.end(),
+                                    [&](const Collective* one) { return *one == *collective; });
+    state.pattern_of[id] = static_cast<std::uint32_t>(found - collectives.begin());
+    if (found == collectives.end()) collectives.push_back(collective);
   }
   state.num_classes = costs.num_classes();
   std::vector<std::size_t> class_of;
@@ -631,7 +624,7 @@ LinkNetwork::LinkNetwork(const Costs& costs) : state_(std::make_unique<State>())
       class_of.push_back(costs.class_of(rank));
     }
   }
-  state.patterns = make_patterns(costs.cluster(), loads, class_of);
+  state.patterns = make_patterns(costs.cluster(), collectives, class_of);
   state.flows = MaxMin(state.patterns.capacity);
   state.open.resize(graph.size());
 }

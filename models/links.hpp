@@ -36,9 +36,9 @@ struct NodeTraffic {
 };
 /// Where all flows of a kind are equal they are drawn together: on a star a ring of nodes carries
 /// what each node sends; on a fat tree one such ring stays inside the leaves and one crosses them.
-/// Shares and ends are those of a flow for each pair of nodes. Bytes are `factor` times the
-/// collective's, then rounded to whole ones.
-NodeTraffic node_traffic(const Cluster& cluster, const Collective& collective, double factor = 1);
+/// Shares and ends are those of a flow for each pair of nodes. Bytes are rounded to whole
+/// ones.
+NodeTraffic node_traffic(const Cluster& cluster, const Collective& collective);
 
 /// Bytes that `sender` sends to `receiver`: an all-to-all's part, or its share of a ring.
 struct RankFlow {

@@ -329,8 +329,7 @@ Choice search_choice(const Schedule& schedule, const MoeLayer& layer, const Clus
 Seconds makespan_limit(const MoeLayer& layer, const Cluster& cluster) {
   const CostModel cost(cluster);
   const schedules::LayerTasks tasks(layer, cluster.num_ranks());
-  const ExpertSizes sizes = layer.expert_sizes(cluster.num_ranks());
-  const auto time = [&](const Task& task) { return cost(task.work, 0, &sizes).total(); };
+  const auto time = [&](const Task& task) { return cost(task.work).total(); };
   Seconds limit{};
   for (const Pass pass : {Pass::Forward, Pass::Backward}) {
     const ProductKind kind =

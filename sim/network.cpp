@@ -34,16 +34,15 @@ class LevelDrawing {
     ensure(level == NetworkLevel::Node || level == NetworkLevel::Gpu, "a level without SimGrid");
   }
 
-  std::vector<Flow> operator()(const Collective& collective, double factor) const {
-    return level_ == NetworkLevel::Node ? between_nodes(collective, factor)
-                                        : between_gpus(collective, factor);
+  std::vector<Flow> operator()(const Collective& collective) const {
+    return level_ == NetworkLevel::Node ? between_nodes(collective) : between_gpus(collective);
   }
 
  private:
-  std::vector<Flow> between_nodes(const Collective& collective, double factor) const {
+  std::vector<Flow> between_nodes(const Collective& collective) const {
     const std::int64_t per_node = costs_.cluster().gpus_per_node;
     const bool balanced = collective.traffic.is_balanced();
-    const NodeTraffic traffic = node_traffic(costs_.cluster(), collective, factor);
+    const NodeTraffic traffic = node_traffic(costs_.cluster(), collective);
     std::vector<Flow> flows;
     for (const NodeFlow& flow : traffic.between) {
       std::vector<std::int64_t> ranks;
@@ -64,14 +63,13 @@ class LevelDrawing {
     return flows;
   }
 
-  std::vector<Flow> between_gpus(const Collective& collective, double factor) const {
+  std::vector<Flow> between_gpus(const Collective& collective) const {
     const bool balanced = collective.traffic.is_balanced();
     std::vector<Flow> flows;
     for (const RankFlow& flow : rank_traffic(collective, costs_.cluster().num_ranks())) {
       std::vector<std::int64_t> ranks;
       if (!balanced) ranks = {flow.from, flow.to};
-      add(flows, at(platform_.gpus, flow.from), at(platform_.gpus, flow.to), flow.bytes * factor, 1,
-          ranks);
+      add(flows, at(platform_.gpus, flow.from), at(platform_.gpus, flow.to), flow.bytes, 1, ranks);
     }
     return flows;
   }
@@ -116,20 +114,18 @@ SimulatedNetwork::SimulatedNetwork(const Costs& costs, const Drawing& draw)
     : num_classes_(costs.num_classes()), origin_(s4u::Engine::get_clock()) {
   ensure(active_ == nullptr, "two simulations at once");
   const TaskGraph& graph = costs.graph();
-  std::vector<std::pair<const Collective*, double>> known;
+  std::vector<const Collective*> known;
   drawing_of_.resize(graph.size());
   open_.resize(graph.size());
   for (TaskId id = 0; id < graph.size(); ++id) {
     const Collective* collective = collective_of(graph.task(id).work);
     if (collective == nullptr) continue;
-    const double factor = costs.in_layer_factor(id);
-    const auto found = std::find_if(known.begin(), known.end(), [&](const auto& one) {
-      return one.second == factor && *one.first == *collective;
-    });
+    const auto found = std::find_if(known.begin(), known.end(),
+                                    [&](const Collective* one) { return *one == *collective; });
     drawing_of_[id] = static_cast<std::uint32_t>(found - known.begin());
     if (found != known.end()) continue;
-    known.emplace_back(collective, factor);
-    drawn_.push_back(draw(*collective, factor));
+    known.emplace_back(collective);
+    drawn_.push_back(draw(*collective));
   }
   listen_once();
   active_ = this;

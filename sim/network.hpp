@@ -26,8 +26,8 @@ struct Flow {
 /// and its clock are the process's.
 class SimulatedNetwork final : public Network {
  public:
-  /// How one collective is drawn when the links carry `factor` times its bytes.
-  using Drawing = std::function<std::vector<Flow>(const Collective&, double factor)>;
+  /// The flows of one collective.
+  using Drawing = std::function<std::vector<Flow>(const Collective&)>;
 
   /// Keeps no reference to `costs`. Requires level Node or Gpu.
   SimulatedNetwork(const Costs& costs, NetworkLevel level);

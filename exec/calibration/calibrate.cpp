@@ -8,6 +8,7 @@
 #include <map>
 #include <utility>
 
+#include "exec/calibration/contention_fit.hpp"
 #include "exec/calibration/derived_costs.hpp"
 #include "exec/calibration/measure.hpp"
 #include "exec/calibration/measured_graphs.hpp"
@@ -39,6 +40,7 @@ class Calibrator {
   MeasuredPoint with_join(const Task& task, MeasuredPoint point) const;
   double record_tasks(const MoeLayer& layer, const MeasuredChunks& chunks,
                       const std::vector<Times>& times);
+  std::vector<bool> layers_at_power_limit() const;
   void record_backward(const MoeLayer& layer, const MeasuredChunks& chunks,
                        const std::vector<Times>& times);
   MeasuredPoint record_exchanges(const MoeLayer& layer, const MeasuredChunks& chunks);
@@ -63,7 +65,8 @@ class Calibrator {
   // By layer:
   std::vector<LayerMeasurements> measured_;
   std::vector<std::map<std::int64_t, double>> computing_;  // seconds of all computations, by degree
-  std::vector<std::vector<MeasuredPoint>> exchanging_;     // exchanges one behind another
+  std::vector<std::map<std::int64_t, MeasuredPoint>> exchanging_;  // one behind another, by degree
+  std::vector<std::map<std::int64_t, double>> in_layer_;           // times as long as by themselves
   std::vector<double> stamps_;  // seconds that a time stamp adds to a computation
   double exchange_stamp_ = 0;   // and to an exchange
   std::size_t done_ = 0;
@@ -98,7 +101,7 @@ void Calibrator::record_chunks() {
       computing_[i][chunks.degree] = record_tasks(layers_[i], chunks, by_task);
       record_backward(layers_[i], chunks, by_task);
       if (tools_.enqueues_ahead) {
-        exchanging_[i].push_back(record_exchanges(layers_[i], chunks));
+        exchanging_[i][chunks.degree] = record_exchanges(layers_[i], chunks);
       }
     }
   }
@@ -191,15 +194,31 @@ Fit<Bytes> exact(const std::vector<MeasuredPoint>& points) {
 void Calibrator::compare_exchanges() {
   if (!tools_.enqueues_ahead) return;
   const Fit<Bytes> by_themselves = exact(points_.queued_all_to_all.at(group_.size()));
+  const std::vector<bool> at_limit = layers_at_power_limit();
   for (std::size_t i = 0; i < layers_.size(); ++i) {
-    std::vector<SlowdownPoint> factors;
-    for (const auto& [amount, seconds] : exchanging_[i]) {
-      const Bytes bytes{std::llround(amount)};
-      factors.push_back({bytes, seconds / by_themselves(bytes).count()});
+    auto& factors = in_layer_.emplace_back();
+    for (const auto& [degree, point] : exchanging_[i]) {
+      const Bytes bytes{std::llround(point.amount)};
+      factors[degree] = std::max(1.0, point.seconds / by_themselves(bytes).count());
+      if (!at_limit[i]) points_.in_layers.push_back({bytes, factors[degree]});
     }
-    points_.in_layers.push_back(
-        {layers_[i].expert_sizes(group_.size()), slowdown_by_bytes(std::move(factors), 1)});
   }
+}
+
+// By each layer's chunks of the first degree.
+std::vector<bool> Calibrator::layers_at_power_limit() const {
+  std::vector<IterationProducts> layers;
+  for (const LayerMeasurements& layer : measured_) {
+    const MeasuredChunks& chunks = layer.grouped.front();
+    IterationProducts& all = layers.emplace_back();
+    for (TaskId id = 0; id < chunks.graph.size(); ++id) {
+      const Work& work = chunks.graph.task(id).work;
+      if (products_of(work) == nullptr) continue;
+      all.seconds += summarize(chunks.durations(id)).median;
+      all.flops += product_flops(work).count;
+    }
+  }
+  return at_power_limit(layers);
 }
 
 void Calibrator::record_handoffs() {
@@ -227,7 +246,7 @@ void Calibrator::record_handoffs() {
 ExtraTime Calibrator::record_handoff(std::size_t of_layer, const MeasuredChunks& chunks,
                                      ChainParts parts, ExchangePlace counted) {
   parts.computing = computing_[of_layer].at(chunks.degree);
-  parts.in_layer = points_.in_layers[of_layer].slowdown;
+  parts.in_layer = in_layer_[of_layer].at(chunks.degree);
   const Times makespans = across(group_, in_seconds(chunks.measured.makespans), Across::Slowest);
   const ExtraTime extra = handoff_time(chunks.graph, summarize(makespans).median, parts, counted);
   Times each;
@@ -275,8 +294,8 @@ Calibration Calibrator::run() {
   compare_exchanges();
   record_handoffs();
   record_contention();
-  points_.contention = result_.contention;
   result_.cluster = calibrated_profile(points_, layers_.front().dtype, tools_, group_, options_);
+  result_.cluster.contention = fit_contention(result_.contention, layers_, result_.cluster);
   Conditions& conditions = result_.cluster.conditions;
   conditions["equal_degrees"] =
       std::any_of(measured_.begin(), measured_.end(),

@@ -1,7 +1,6 @@
 #include "exec/calibration/derived_costs.hpp"
 
 #include <algorithm>
-#include <map>
 #include <utility>
 
 #include "exec/calibration/measured_graphs.hpp"
@@ -94,7 +93,7 @@ ExtraTime handoff_time(const TaskGraph& chain, double makespan, const ChainParts
     const bool queued = is_exchange(chain.task(before));
     const Bytes bytes = collective_bytes(task.work);
     const double by_itself = (queued ? parts.queued(bytes) : parts.alone(bytes)).count();
-    extra.seconds -= parts.in_layer.at(bytes) * by_itself;
+    extra.seconds -= parts.in_layer * by_itself;
     if (queued == (counted == ExchangePlace::Queued)) {
       extra.count += 1;
     } else if (!queued) {
@@ -102,6 +101,18 @@ ExtraTime handoff_time(const TaskGraph& chain, double makespan, const ChainParts
     }
   }
   return extra;
+}
+
+std::vector<bool> at_power_limit(const std::vector<IterationProducts>& layers) {
+  constexpr double kLeastSeconds = 0.01;  // the limit acts over milliseconds
+  constexpr double kLeastRate = 0.8;      // of the fastest layer's flops a second
+  double fastest = 0;
+  for (const auto& [seconds, flops] : layers) fastest = std::max(fastest, flops / seconds);
+  std::vector<bool> at_limit;
+  for (const auto& [seconds, flops] : layers) {
+    at_limit.push_back(seconds >= kLeastSeconds && flops >= kLeastRate * fastest * seconds);
+  }
+  return at_limit;
 }
 
 Seconds both_busy(const std::vector<TaskTimes>& a, const std::vector<TaskTimes>& b) {
@@ -140,36 +151,6 @@ MeasuredContention contention_of(const ContentionGraphs& graphs, Pass pass) {
     return QueueTimes{alone, beside, both};
   };
   return {slowdown(times(expert)), slowdown(times(exchange))};
-}
-
-double spread(const std::vector<SlowdownPoint>& points) {
-  std::map<Bytes, std::vector<double>> by_bytes;
-  for (const SlowdownPoint& point : points) by_bytes[point.in_flight].push_back(point.factor);
-  std::vector<double> spreads;
-  for (const auto& [bytes, factors] : by_bytes) {
-    const Summary summary = summarize(factors);
-    spreads.push_back((summary.maximum - summary.minimum) / summary.median);
-  }
-  return summarize(spreads).median;
-}
-
-Slowdown slowdown_by_bytes(std::vector<SlowdownPoint> points, std::size_t together) {
-  std::sort(points.begin(), points.end(),
-            [](const auto& a, const auto& b) { return a.in_flight < b.in_flight; });
-  const std::size_t groups = std::max<std::size_t>(1, points.size() / together);
-  Slowdown::Points medians;
-  for (std::size_t i = 0; i < groups; ++i) {
-    std::vector<double> bytes, factors;
-    for (std::size_t j = points.size() * i / groups; j < points.size() * (i + 1) / groups; ++j) {
-      bytes.push_back(points[j].in_flight.amount());
-      factors.push_back(points[j].factor);
-    }
-    const double at = std::max(1.0, summarize(bytes).median);
-    const double factor = std::max(1.0, summarize(factors).median);
-    if (medians.empty() || at > medians.back().first) medians.emplace_back(at, factor);
-  }
-  if (medians.size() == 1) return medians.front().second;
-  return Slowdown(std::move(medians));
 }
 
 }  // namespace pipemoe::exec

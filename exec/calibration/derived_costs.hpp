@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "exec/calibration/measure.hpp"
-#include "models/contention.hpp"
 #include "models/fit.hpp"
 #include "models/task_graph.hpp"
 
@@ -39,7 +38,7 @@ struct ChainParts {
   double join = 0;           ///< what waiting for an exchange adds to a computation
   Fit<Bytes> alone, queued;  ///< exchanges by themselves, and one behind another
   double handoff_alone = 0;  ///< what an exchange behind a computation takes longer
-  Slowdown in_layer{};       ///< of exchanges in the layer, relative to those by themselves
+  double in_layer = 1;       ///< how many times as long exchanges take in the layer
 };
 /// Alone: an exchange behind a computation. Queued: an exchange behind another exchange.
 enum class ExchangePlace { Alone, Queued };
@@ -47,6 +46,15 @@ enum class ExchangePlace { Alone, Queued };
 /// this makespan in seconds. Requires at least one such exchange.
 ExtraTime handoff_time(const TaskGraph& chain, double makespan, const ChainParts& parts,
                        ExchangePlace counted);
+
+/// All products of a layer's iteration.
+struct IterationProducts {
+  double seconds = 0;
+  double flops = 0;
+};
+/// Whether each layer's products run for so long, and so fast, that they hold a GPU at its power
+/// limit. Exchanges in such a layer take longer because its clocks are lower.
+std::vector<bool> at_power_limit(const std::vector<IterationProducts>& layers);
 
 /// How long all tasks of one queue took together.
 struct QueueTimes {
@@ -70,16 +78,5 @@ struct MeasuredContention {
   std::optional<double> compute, communication;
 };
 MeasuredContention contention_of(const ContentionGraphs& graphs, Pass pass);
-
-struct SlowdownPoint {
-  Bytes in_flight;
-  double factor = 1;
-};
-/// Relative spread of the factors at equal byte counts: the median over all byte counts. Requires
-/// points.
-double spread(const std::vector<SlowdownPoint>& points);
-/// Replaces `together` or more points of similar byte counts by their median; a factor below 1
-/// becomes 1. Requires points and together >= 1.
-Slowdown slowdown_by_bytes(std::vector<SlowdownPoint> points, std::size_t together);
 
 }  // namespace pipemoe::exec

@@ -74,8 +74,12 @@ struct CalibrationPoints {
   /// Seconds by which a computation that waits for an exchange takes longer than the same
   /// computation by itself. Included in the points of experts and kernels.
   double join = 0;
-  std::vector<CollectivesInLayers> in_layers;  ///< one for each layer
-  std::vector<ContentionRow> contention;
+  /// Exchanges one behind another in a layer: how many times as long as by themselves.
+  struct InLayer {
+    Bytes bytes;
+    double factor = 1;
+  };
+  std::vector<InLayer> in_layers;  ///< where the power limit does not lower the clocks as well
 
   /// The points of one kind of product of experts of one shape.
   std::vector<MeasuredPoint>& of(const ExpertFit& key);

@@ -9,7 +9,6 @@
 #include <set>
 #include <string>
 
-#include "exec/calibration/derived_costs.hpp"
 #include "models/error.hpp"
 #include "models/provenance.hpp"
 #include "models/version.hpp"
@@ -125,11 +124,6 @@ MeasuredFit fit_points(std::vector<MeasuredPoint> points) {
 
 namespace {
 
-/// If the ranks' slowdowns differ by more than this, they say nothing about single byte counts. On
-/// two H200 (39ba14b) they do for mixtral and dsv3, which draw all the power allowed (experts by up
-/// to 76 %, exchanges by 40 %), and for small's exchanges by copy engines (6 %); for other layers
-/// they differ by up to 3 %.
-constexpr double kUncertain = 0.04;
 /// A fit is a line if the line is this close to every point; otherwise it is a table.
 constexpr double kLineTolerance = 0.03;
 
@@ -149,6 +143,55 @@ void fill_shape(ProcessGroup& group, Cluster& cluster) {
   cluster.gpus_per_node = group.size() / cluster.nodes;
   cluster.source =
       fmt::format("pipemoe calibrate at commit {} on {}", kCommit, fmt::join(nodes, ", "));
+}
+
+// All-to-alls of each number of ranks, with what handing over in a layer adds.
+CollectiveFits fit_all_to_alls(const std::map<std::int64_t, std::vector<MeasuredPoint>>& by_ranks,
+                               double handoff, const CalibrationTools& tools,
+                               const CalibrateOptions& options) {
+  std::string what = tools.network;
+  if (handoff != 0) {
+    what += fmt::format(", {:.1f} us of handoff in a layer included", 1e6 * handoff);
+  }
+  CollectiveFits fits;
+  for (const auto& [count, of_group] : by_ranks) {
+    std::vector<MeasuredPoint> in_layers = of_group;
+    for (MeasuredPoint& point : in_layers) {
+      point.seconds = std::max(point.seconds + handoff, point.seconds / 2);
+    }
+    fits[{CollectiveKind::AllToAll, {count, 1}}] = choose_model<Bytes>(
+        fit_points(in_layers), kLineTolerance, source(what, options, static_cast<int>(count)));
+  }
+  return fits;
+}
+
+// As they take in layers; right behind another, one saves the median of what was measured.
+void fill_collectives(const CalibrationPoints& points, const CalibrationTools& tools,
+                      const CalibrateOptions& options, Cluster& cluster) {
+  cluster.collectives = fit_all_to_alls(points.all_to_all, points.handoffs.alone, tools, options);
+  const CollectiveFits queued =
+      fit_all_to_alls(points.queued_all_to_all, points.handoffs.queued, tools, options);
+  std::vector<LengthenedTime> in_layers;
+  for (const auto& [bytes, factor] : points.in_layers) {
+    in_layers.push_back(
+        {queued.at({CollectiveKind::AllToAll, cluster.all_ranks()})(bytes), factor});
+  }
+  const Lengthening lengthening = fit_lengthening(in_layers);
+  for (auto& [of, fit] : cluster.collectives) {
+    const auto behind = queued.find(of);
+    if (behind != queued.end()) {
+      std::vector<Bytes> sizes;
+      for (const MeasuredPoint& point : points.queued_all_to_all.at(of.second.count)) {
+        sizes.push_back({std::llround(point.amount)});
+      }
+      fit.queued_saving = median_saving(fit, behind->second, sizes);
+    }
+    lengthening.apply_to<Bytes>(fit);
+    if (!in_layers.empty()) {
+      fit.source += fmt::format("; in layers {:.3f} times as long and {:.2f} us longer",
+                                lengthening.times, 1e6 * lengthening.more.count());
+    }
+  }
 }
 
 void fill_fits(const CalibrationPoints& points, Dtype dtype, const CalibrationTools& tools,
@@ -171,27 +214,7 @@ void fill_fits(const CalibrationPoints& points, Dtype dtype, const CalibrationTo
     ExpertFit& expert = cluster.experts.emplace_back(key);
     expert.fit = choose_model<Flops>(fit_points(of_expert), kLineTolerance, in_layer);
   }
-  const auto by_ranks = [&](const auto& all, double handoff, std::string what, CollectiveFits& to) {
-    if (handoff != 0) {
-      what += fmt::format(", {:.1f} us of handoff in a layer included", 1e6 * handoff);
-    }
-    for (const auto& [count, of_group] : all) {
-      std::vector<MeasuredPoint> in_layers = of_group;
-      for (MeasuredPoint& point : in_layers) {
-        point.seconds = std::max(point.seconds + handoff, point.seconds / 2);
-      }
-      to[{CollectiveKind::AllToAll, {count, 1}}] = choose_model<Bytes>(
-          fit_points(in_layers), kLineTolerance, source(what, options, static_cast<int>(count)));
-    }
-  };
-  by_ranks(points.all_to_all, points.handoffs.alone, tools.network, cluster.collectives);
-  by_ranks(points.queued_all_to_all, points.handoffs.queued, tools.network + ", one behind another",
-           cluster.queued_collectives);
-  for (const CollectivesInLayers& layer : points.in_layers) {
-    const auto same = [&](const CollectivesInLayers& other) { return other.sizes == layer.sizes; };
-    auto& all = cluster.collectives_in_layers;
-    if (std::none_of(all.begin(), all.end(), same)) all.push_back(layer);
-  }
+  fill_collectives(points, tools, options, cluster);
 }
 
 // Links with the bandwidth of the all-to-all's slope, for `simulate --network node`. If each rank
@@ -205,60 +228,6 @@ void fill_links(const CalibrationPoints& points, Cluster& cluster) {
   const double leaving_node = cluster.nodes == 1 ? leaving : (ranks - per_node) / ranks;
   cluster.gpu_link = {{leaving / slope}, 1};
   cluster.nic = {{per_node * leaving_node / slope}, 1};
-}
-
-struct SlowdownPoints {
-  std::vector<SlowdownPoint> compute, communication;
-
-  void add(const ContentionRow& row) {
-    if (row.compute) compute.push_back({row.in_flight, *row.compute});
-    if (row.communication) communication.push_back({row.in_flight, *row.communication});
-  }
-  bool complete() const { return !compute.empty() && !communication.empty(); }
-};
-
-std::vector<ExpertContention> contention_by_experts(const CalibrationPoints& points, int ranks) {
-  struct OfExperts {
-    ExpertSizes sizes;
-    Pass pass;
-    SlowdownPoints points;
-  };
-  std::vector<OfExperts> all;
-  for (const ContentionRow& row : points.contention) {
-    auto found = std::find_if(all.begin(), all.end(), [&](const OfExperts& one) {
-      return one.sizes == row.sizes && one.pass == row.pass;
-    });
-    if (found == all.end()) found = all.insert(found, {row.sizes, row.pass, {}});
-    found->points.add(row);
-  }
-  const auto by_bytes = [&](const std::vector<SlowdownPoint>& of) {
-    return slowdown_by_bytes(of,
-                             spread(of) > kUncertain ? of.size() : static_cast<std::size_t>(ranks));
-  };
-  std::vector<ExpertContention> experts;
-  for (const auto& [sizes, pass, of] : all) {
-    if (!of.complete()) continue;
-    experts.push_back({sizes, by_bytes(of.compute), by_bytes(of.communication), pass});
-  }
-  return experts;
-}
-
-void fill_contention(const CalibrationPoints& points, int ranks, Cluster& cluster) {
-  constexpr std::size_t kTogether = 6;
-  SlowdownPoints all;
-  for (const ContentionRow& row : points.contention) all.add(row);
-  if (!all.complete()) return;
-  const auto range = [](const std::vector<SlowdownPoint>& of) {
-    const auto [least, most] = std::minmax_element(
-        of.begin(), of.end(), [](const auto& a, const auto& b) { return a.factor < b.factor; });
-    return fmt::format("{:.3f} to {:.3f}", least->factor, most->factor);
-  };
-  cluster.contention = Contention{
-      slowdown_by_bytes(all.compute, kTogether), slowdown_by_bytes(all.communication, kTogether),
-      fmt::format("pipemoe calibrate, experts under exchanges: medians over layers, degrees and "
-                  "ranks, of each layer's experts over ranks; compute {}, communication {}",
-                  range(all.compute), range(all.communication)),
-      contention_by_experts(points, ranks)};
 }
 
 }  // namespace
@@ -277,7 +246,6 @@ Cluster calibrated_profile(const CalibrationPoints& points, Dtype dtype,
   cluster.conditions = tools.conditions;
   fill_fits(points, dtype, tools, options, group.size(), cluster);
   fill_links(points, cluster);
-  fill_contention(points, group.size(), cluster);
   return cluster;
 }
 

@@ -44,8 +44,8 @@ Fit<Work> choose_model(const MeasuredFit& measured, double tolerance, std::strin
 }
 
 /// A profile with a line where one describes the points, and a table elsewhere. Its links have the
-/// bandwidth of the all-to-all's slope. Collective. Throws RunError if the ranks are spread
-/// unevenly over hosts.
+/// bandwidth of the all-to-all's slope; it has no contention yet. Collective. Throws RunError if
+/// the ranks are spread unevenly over hosts.
 Cluster calibrated_profile(const CalibrationPoints& points, Dtype dtype,
                            const CalibrationTools& tools, ProcessGroup& group,
                            const CalibrateOptions& options);

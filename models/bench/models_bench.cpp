@@ -104,7 +104,7 @@ Case with(Case one, std::optional<Contention> contention) {
   one.cluster.contention = std::move(contention);
   return one;
 }
-const Contention kConstant{1.4, 1.2, "a benchmark"};
+const Contention kConstant{{{1.4, 1.2}}, "a benchmark"};
 void Evaluation_authors(benchmark::State& state) { Evaluation(state, authors()); }
 void Evaluation_authors_contention(benchmark::State& state) {
   Evaluation(state, with(authors(), kConstant));

@@ -20,14 +20,13 @@ TaskGraph build_pipemoe(const MoeLayer& layer, const Cluster& cluster, const Cho
   return std::move(builder).build();
 }
 
-// Where the costs of all-to-alls and experts are alpha-beta, none a table, and tasks do not slow
-// each other.
+// Where the costs of all-to-alls and experts are alpha-beta, none a table, tasks do not slow each
+// other, and no all-to-all starts up beside another.
 std::optional<PipelineCosts> closed_form(const MoeLayer& layer, const Cluster& cluster) {
-  if (cluster.contention || !cluster.queued_collectives.empty()) return std::nullopt;
+  if (cluster.contention) return std::nullopt;
   const LayerTasks tasks(layer, cluster.num_ranks());
   const CostModel cost(cluster);
-  const ExpertSizes sizes = layer.expert_sizes(cluster.num_ranks());
-  const auto cost_of = [&](const Task& task) { return cost(task.work, 0, &sizes); };
+  const auto cost_of = [&](const Task& task) { return cost(task.work); };
   PipelineCosts costs;
   for (const Pass pass : {Pass::Forward, Pass::Backward}) {
     const bool forward = pass == Pass::Forward;
@@ -35,6 +34,7 @@ std::optional<PipelineCosts> closed_form(const MoeLayer& layer, const Cluster& c
     const TaskCost expert = cost_of(
         tasks.expert(forward ? ProductKind::Forward : ProductKind::BothGradients, 0, layer.rows()));
     if (!all_to_all.is_line || !expert.is_line) return std::nullopt;
+    if (all_to_all.queued_saving > Seconds{}) return std::nullopt;
     const Seconds fixed = cost_of(tasks.gate(pass)).total() + cost_of(tasks.permute(pass)).total() +
                           cost_of(tasks.unpermute(pass)).total();
     (forward ? costs.forward : costs.backward) = {fixed, all_to_all.startup, all_to_all.work,

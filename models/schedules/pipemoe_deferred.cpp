@@ -37,12 +37,10 @@ ChunkTasks add_chunks(TaskGraphBuilder& builder, const LayerTasks& tasks,
   return ids;
 }
 
-std::vector<DeferredChunk> costs_of(const MoeLayer& layer, const Cluster& cluster,
-                                    const LayerTasks& tasks,
+std::vector<DeferredChunk> costs_of(const Cluster& cluster, const LayerTasks& tasks,
                                     const std::vector<std::int64_t>& rows) {
   const CostModel cost(cluster);
-  const ExpertSizes sizes = layer.expert_sizes(cluster.num_ranks());
-  const auto time = [&](const Task& task) { return cost(task.work, 0, &sizes).total(); };
+  const auto time = [&](const Task& task) { return cost(task.work).total(); };
   std::vector<DeferredChunk> chunks;
   for (const std::int64_t chunk_rows : rows) {
     chunks.push_back({time(tasks.all_to_all(Step::Combine, Pass::Backward, 0, chunk_rows)),
@@ -67,7 +65,7 @@ TaskGraph build_pipemoe_deferred(const MoeLayer& layer, const Cluster& cluster,
   const TaskId gate = append_after(builder, {gradient}, tasks.gate(Pass::Backward));
   for (const TaskId id : ids.arrivals) builder.enqueue(id);
   for (const TaskId id : ids.returns) builder.enqueue(id);
-  for (const auto& step : deferred_order(costs_of(layer, cluster, tasks, rows))) {
+  for (const auto& step : deferred_order(costs_of(cluster, tasks, rows))) {
     builder.enqueue(
         (step.weight_gradient ? ids.weight_gradients : ids.input_gradients)[step.chunk]);
   }

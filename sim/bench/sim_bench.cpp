@@ -53,7 +53,7 @@ void time_graphs(benchmark::State& state, NetworkLevel level, const Cluster& clu
 void time_layers(benchmark::State& state, NetworkLevel level, std::int64_t ranks,
                  const std::vector<std::int64_t>& degrees, bool contends = false) {
   Cluster cluster = cluster_of(ranks);
-  if (contends) cluster.contention = Contention{1.3, 1.5, "benchmark"};
+  if (contends) cluster.contention = Contention{{{1.3, 1.5}}, "benchmark"};
   std::vector<TaskGraph> graphs;
   for (const std::int64_t degree : degrees) {
     graphs.push_back(build_graph("pipemoe", layer_for(ranks), cluster, {degree, degree}));

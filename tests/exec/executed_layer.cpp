@@ -12,7 +12,7 @@ Cluster one_node(int ranks) {
   cluster.nodes = 1;
   cluster.gpus_per_node = ranks;
   cluster.collectives = {{{CollectiveKind::AllToAll, {ranks, 1}},
-                          {AlphaBeta<Bytes>{Seconds{1e-5}, {1e-9}}, {}, {}, "round"}}};
+                          Fit<Bytes>{AlphaBeta<Bytes>{Seconds{1e-5}, {1e-9}}, {}, {}, "round"}}};
   cluster.gemm = {{Dtype::Fp32, {AlphaBeta<Flops>{Seconds{1e-5}, {1e-10}}, {}, {}, "round"}}};
   return cluster;
 }

@@ -183,8 +183,9 @@ TEST_CASE("plan says not to pipeline where chunks cost more than they hide", "[p
 TEST_CASE("plan --without-contention leaves slowdowns out", "[program][plan]") {
   const TemporaryDirectory folder;
   const std::string text = text_of("experiments/clusters/rtx2080ti-100gib-64.toml") +
-                           "\n[contention]\ncompute_slowdown = 1.5\ncommunication_slowdown = 1.5\n"
-                           "source = 'test'\n";
+                           "\n[contention]\nsource = 'test'\n"
+                           "forward = {products = 1.5, collectives = 1.5}\n"
+                           "gradients = {products = 1.5, collectives = 1.5}\n";
   const std::string slowed = kLayer + "--cluster " + folder.file("slowed.toml", text);
   const Json with = json_of("plan --json " + slowed);
   const Json without = json_of("plan --json --without-contention " + slowed);

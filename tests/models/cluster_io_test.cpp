@@ -38,21 +38,15 @@ class Draw {
     made.nic = link();
     made.gpu_link = link();
     if (chance()) made.fat_tree = FatTree{integer(1, 64), 1 + number()};
-    if (chance()) made.contention = Contention{slowdown(), slowdown(), text()};
+    if (chance()) made.contention = Contention{slowdowns(), text()};
     for (auto count = made.contention ? integer(0, 3) : 0; count > 0; --count) {
       const ExpertSizes sizes{integer(1, 64), count, integer(1, 4096)};  // no two alike
-      made.contention->experts.push_back({sizes, slowdown(), slowdown()});
-      if (chance())
-        made.contention->experts.back().pass = chance() ? Pass::Forward : Pass::Backward;
+      made.contention->experts.push_back({sizes, slowdowns()});
     }
     for (auto count = integer(0, 3); count > 0; --count) {
-      made.collectives[collective()] = fit<Bytes>();
-      if (chance()) made.queued_collectives[collective()] = fit<Bytes>();
+      made.collectives[collective()] = {fit<Bytes>(), chance() ? Seconds{number()} : Seconds{}};
     }
     for (auto count = integer(0, 4); count > 0; --count) made.conditions[text()] = condition();
-    for (auto count = integer(0, 3); count > 0; --count) {
-      made.collectives_in_layers.push_back({{integer(1, 64), count, integer(1, 4096)}, slowdown()});
-    }
     for (const Dtype dtype : {Dtype::Fp32, Dtype::Bf16, Dtype::Fp16}) {
       if (chance()) made.gemm[dtype] = fit<Flops>();
     }
@@ -75,15 +69,8 @@ class Draw {
     const double digits = std::uniform_real_distribution<double>(0, 1)(random_);
     return chance() ? digits : std::ldexp(digits, static_cast<int>(integer(-80, 9)));
   }
-  Slowdown slowdown() {
-    if (chance()) return 1 + number();
-    Slowdown::Points points;
-    double bytes = 0;
-    for (auto count = integer(1, 4); count > 0; --count) {
-      bytes += 1 + number();
-      points.emplace_back(bytes, 1 + number());
-    }
-    return Slowdown(std::move(points));
+  SlowdownsByKind slowdowns() {
+    return {{1 + number(), 1 + number()}, {1 + number(), 1 + number()}};
   }
   std::string text() {
     static const std::string letters = "ab \"\\\n\t#='[]\x7f\x01é";
@@ -250,90 +237,87 @@ TEST_CASE("an expert's fit that cannot be used is refused", "[models][cluster][i
                     Equals("c.toml: fits.expert holds 3, must hold tables"));
 }
 
-TEST_CASE("contention slows, by a factor from a source", "[models][cluster][io]") {
-  const auto read_contention = [](const std::string& keys) {
-    return read(std::string(kFirst) + "[contention]\n" + keys).contention;
-  };
-  CHECK_FALSE(read(kFirst).contention.has_value());
-  CHECK(read_contention("compute_slowdown = 1.25\ncommunication_slowdown = 1\nsource = 's'") ==
-        Contention{1.25, 1, "s"});
-  const Slowdown by_bytes(Slowdown::Points{{1000, 1.5}, {2e6, 1.25}});
-  CHECK(read_contention("compute_slowdown_bytes = [1000, 2e6]\ncompute_slowdown = [1.5, 1.25]\n"
-                        "communication_slowdown = 1\nsource = 's'") ==
-        Contention{by_bytes, 1, "s"});
-  CHECK_THROWS_WITH(read_contention("compute_slowdown_bytes = [1000]\ncompute_slowdown = [1, 1]"),
-                    Contains("contention.compute_slowdown holds 2 numbers, must hold 1 as "
-                             "compute_slowdown_bytes does"));
-  CHECK_THROWS_WITH(read_contention("compute_slowdown_bytes = [2, 1]\ncompute_slowdown = [1, 1]"),
-                    Contains("contention.compute_slowdown needs bytes that rise"));
-  CHECK_THROWS_WITH(read_contention("compute_slowdown = 0.5"),
-                    Contains("contention.compute_slowdown is 0.5, must be at least 1"));
-  CHECK_THROWS_WITH(read_contention("compute_slowdown = 1"),
-                    Equals("c.toml: contention.communication_slowdown is missing"));
-  CHECK_THROWS_WITH(read_contention("compute_slowdown = 1\ncommunication_slowdown = nan"),
-                    Contains("communication_slowdown is nan"));
-  CHECK_THROWS_WITH(
-      read_contention("compute_slowdown = 1\ncommunication_slowdown = 1\nsource = 's'\ntypo = 1"),
-      Contains("contention.typo is an unknown key"));
-}
-
 namespace {
 
-// Of experts of one size, with more keys.
-std::string expert_contention(const std::string& keys = "") {
-  return "[[contention.expert]]\nexperts_per_rank = 2\nmodel_dim = 8\nhidden_dim = 16\n" + keys +
-         "compute_slowdown = 1.5\ncommunication_slowdown = 2\n";
+constexpr const char* kPairs =
+    "forward = {products = 1.25, collectives = 1}\ngradients = {products = 1.5, collectives = 2}\n";
+const SlowdownsByKind kRead{{1.25, 1}, {1.5, 2}};
+
+Cluster with_contention(const std::string& keys) {
+  return read(std::string(kFirst) + "[contention]\n" + keys);
 }
 
-Contention contention_of(const std::string& experts) {
-  return read(std::string(kFirst) +
-              "[contention]\ncompute_slowdown = 1\ncommunication_slowdown = 1\nsource = 's'\n" +
-              experts)
-      .contention.value();
+// Of experts of one size.
+std::string expert_contention(const std::string& pairs = kPairs) {
+  return "[[contention.expert]]\nexperts_per_rank = 2\nmodel_dim = 8\nhidden_dim = 16\n" + pairs;
 }
 
 }  // namespace
 
+TEST_CASE("contention slows, by a pair of factors for each kind of product",
+          "[models][cluster][io]") {
+  CHECK_FALSE(read(kFirst).contention.has_value());
+  const std::string pairs(kPairs);
+  CHECK(with_contention(pairs + "source = 's'").contention == Contention{kRead, "s"});
+  const auto changed = [&](const std::string& from, const std::string& to) {
+    std::string text = pairs + "source = 's'\n";
+    text.replace(text.find(from), from.size(), to);
+    return text;
+  };
+  CHECK_THROWS_WITH(with_contention(changed("1.25", "0.5")),
+                    Contains("contention.forward.products is 0.5, must be at least 1"));
+  CHECK_THROWS_WITH(with_contention(changed("1.25", "nan")), Contains("forward.products is nan"));
+  CHECK_THROWS_WITH(with_contention(changed("1.25", "[1, 2]")), Contains("forward.products"));
+  CHECK_THROWS_WITH(with_contention(changed(", collectives = 2", "")),
+                    Equals("c.toml: contention.gradients.collectives is missing"));
+  CHECK_THROWS_WITH(with_contention(changed("gradients", "backward")),
+                    Equals("c.toml: contention.gradients is missing"));
+  CHECK_THROWS_WITH(with_contention(changed("source", "typo = 1\nsource")),
+                    Contains("contention.typo is an unknown key"));
+  CHECK_THROWS_WITH(with_contention(changed("products = 1.25", "products = 1.25, typo = 1")),
+                    Contains("contention.forward.typo is an unknown key"));
+  CHECK_THROWS_WITH(with_contention(kPairs), Equals("c.toml: contention.source is missing"));
+}
+
 TEST_CASE("contention may be of experts of their sizes", "[models][cluster][io]") {
-  const std::string expert = expert_contention();
-  const Contention contention = contention_of(expert);
-  for (const ProductKind kind : {ProductKind::Forward, ProductKind::WeightGradient}) {
-    REQUIRE(contention.of({2, 8, 16}, kind) != nullptr);
-    CHECK(*contention.of({2, 8, 16}, kind) == ExpertContention{{2, 8, 16}, 1.5, 2});
-  }
-  CHECK(contention.of({2, 8, 17}, ProductKind::Forward) == nullptr);
-  CHECK_THROWS_WITH(contention_of(expert + expert), Contains("is there twice"));
-  CHECK_THROWS_WITH(contention_of(expert + "typo = 1\n"), Contains("typo is an unknown key"));
-}
-
-TEST_CASE("contention may be of experts of one pass", "[models][cluster][io]") {
-  const std::string forward = expert_contention("pass = 'forward'\n"),
-                    backward = expert_contention("pass = 'backward'\n");
-  const Contention one = contention_of(forward);
-  CHECK(one.of({2, 8, 16}, ProductKind::Forward) != nullptr);
-  CHECK(one.of({2, 8, 16}, ProductKind::InputGradient) == nullptr);
-  const Contention both = contention_of(forward + backward);
-  CHECK(both.of({2, 8, 16}, ProductKind::Forward)->pass == Pass::Forward);
+  const std::string general =
+      "forward = {products = 1, collectives = 1}\ngradients = {products = 1, collectives = 1}\n"
+      "source = 's'\n";
+  const Contention contention = with_contention(general + expert_contention()).contention.value();
+  CHECK(contention == Contention{{}, "s", {{{2, 8, 16}, kRead}}});
+  const MoeLayer layer{.model_dim = 8, .hidden_dim = 16, .num_experts = 2};
+  const auto of = [&](std::int64_t hidden_dim, ProductKind kind) {
+    MoeLayer wide = layer;
+    wide.hidden_dim = hidden_dim;
+    return contention.of({{.step = Step::Expert}, 0, wide.products(kind, std::int64_t{2}, 1)});
+  };
+  CHECK(of(16, ProductKind::Forward) == kRead.forward);
   for (const ProductKind kind :
-       {ProductKind::BothGradients, ProductKind::InputGradient, ProductKind::WeightGradient}) {
-    CHECK(both.of({2, 8, 16}, kind)->pass == Pass::Backward);
+       {ProductKind::InputGradient, ProductKind::WeightGradient, ProductKind::BothGradients}) {
+    CHECK(of(16, kind) == kRead.gradients);
   }
-  CHECK_THROWS_WITH(contention_of(forward + forward), Contains("is there twice"));
-  CHECK_THROWS_WITH(contention_of(forward + expert_contention()), Contains("is there twice"));
-  CHECK_THROWS_WITH(contention_of(expert_contention("pass = 'input_gradient'\n")),
-                    Contains("pass is input_gradient, must be one of forward, backward"));
-  CHECK_THROWS_WITH(contention_of(expert_contention("pass = 'sideways'\n")), Contains("pass"));
+  CHECK(of(17, ProductKind::Forward) == Slowdowns{});
+  CHECK_THROWS_WITH(with_contention(general + expert_contention() + expert_contention()),
+                    Contains("is there twice"));
+  CHECK_THROWS_WITH(with_contention(general + expert_contention() + "typo = 1\n"),
+                    Contains("typo is an unknown key"));
+  CHECK_THROWS_WITH(with_contention(general + expert_contention("")),
+                    Contains("forward is missing"));
 }
 
-TEST_CASE("all-to-alls may take longer in layers of their sizes", "[models][cluster][io]") {
-  const std::string layer =
-      "[[fits.all_to_all_in_layers]]\nexperts_per_rank = 2\nmodel_dim = 8\nhidden_dim = 16\n"
-      "slowdown = 1.25\n";
-  const Cluster cluster = read(std::string(kFirst) + layer);
-  REQUIRE(cluster.collectives_in_layers.size() == 1);
-  CHECK(cluster.collectives_in_layers.front() == CollectivesInLayers{{2, 8, 16}, 1.25});
-  CHECK_THROWS_WITH(read(std::string(kFirst) + layer + layer), Contains("is there twice"));
-  CHECK_THROWS_WITH(read(std::string(kFirst) + layer + "typo = 1\n"), Contains("typo"));
+TEST_CASE("a collective's fit may say what it saves when queued", "[models][cluster][io]") {
+  const auto with = [](const std::string& saving) {
+    return read(std::string(kFirst) +
+                "[fits.all_to_all.2]\nalpha_s = 1\nbeta_s_per_byte = 1\nsource = 's'\n" + saving)
+        .collectives.begin()
+        ->second.queued_saving;
+  };
+  CHECK(with("") == Seconds{});
+  CHECK(with("queued_saving_s = 5e-6\n") == Seconds{5e-6});
+  CHECK_THROWS_WITH(with("queued_saving_s = -1\n"), Contains("queued_saving_s is -1"));
+  CHECK_THROWS_WITH(read(std::string(kFirst) + "[fits.gate]\nalpha_s = 1\nbeta_s_per_byte = 1\n"
+                                               "source = 's'\nqueued_saving_s = 1\n"),
+                    Contains("queued_saving_s is an unknown key"));
 }
 
 TEST_CASE("conditions are kept as they are, of four types", "[models][cluster][io]") {
@@ -429,8 +413,55 @@ TEST_CASE("a profile of version 1 converts: its words, and how to choose as cond
   CHECK(cluster.experts[0].kind == ProductKind::BothGradients);
   CHECK(cluster.experts[0].shapes.size() == 4);
   REQUIRE(cluster.contention.has_value());
-  CHECK(*cluster.contention == Contention{1.5, 1.25, "s", {{{2, 8, 16}, 2, 3, Pass::Backward}}});
+  // Forward experts of that size have no table of their own.
+  CHECK(*cluster.contention ==
+        Contention{{{1.5, 1.25}}, "s", {{{2, 8, 16}, {{1.5, 1.25}, {2, 3}}}}});
   CHECK(read(to_toml(cluster)) == cluster);
+}
+
+TEST_CASE("tables of version 1 become their medians", "[models][cluster][io]") {
+  const Cluster cluster = read_version_1(
+      kVersion1 +
+      "[overlap]\ncompute_slowdown_bytes = [1, 2, 3]\ncompute_slowdown = [1.5, 3, 2]\n"
+      "communication_slowdown = 1.25\nsource = 's'\n"
+      "[[overlap.expert]]\nexperts_per_rank = 2\nmodel_dim = 8\nhidden_dim = 16\n"
+      "compute_slowdown = 4\ncommunication_slowdown_bytes = [1, 2]\n"
+      "communication_slowdown = [6, 5]\n");
+  CHECK(cluster.contention == Contention{{{2, 1.25}}, "s", {{{2, 8, 16}, {{4, 5}}}}});
+  const auto refused = [](const std::string& keys) {
+    return read_version_1(kVersion1 + "[overlap]\ncommunication_slowdown = 1\nsource = 's'\n" +
+                          keys);
+  };
+  CHECK_THROWS_WITH(refused("compute_slowdown_bytes = [1]\ncompute_slowdown = [1, 1]\n"),
+                    Contains("overlap.compute_slowdown holds 2 numbers, must hold 1 as "
+                             "compute_slowdown_bytes does"));
+  CHECK_THROWS_WITH(
+      refused("compute_slowdown_bytes = [1]\ncompute_slowdown = [0.5]\n"),
+      Contains("overlap.compute_slowdown holds 0.5, must hold factors of at least 1"));
+}
+
+TEST_CASE("exchanges of version 1 save their median, and take longer as in its layers",
+          "[models][cluster][io]") {
+  const std::string alone =
+      "[fits.all_to_all.2]\nbytes = [100, 200, 300]\nseconds = [10, 20, 30]\nsource = 's'\n";
+  const std::string queued =
+      "[fits.all_to_all_queued.2]\nbytes = [100, 200, 300]\nseconds = [8, 17, 18]\nsource = 's'\n";
+  const std::string in_layers =
+      "[[fits.all_to_all_in_layers]]\nexperts_per_rank = 2\nmodel_dim = 8\nhidden_dim = 16\n";
+  const auto fit = [&](const std::string& more) {
+    return read_version_1(kVersion1 + alone + more).collectives.begin()->second;
+  };
+  CHECK(fit("").queued_saving == Seconds{});
+  // 2, 3 and 12 s less, of which the start-up is 10.
+  CHECK(fit(queued).queued_saving == Seconds{3});
+  CHECK(fit(queued)(Bytes{200}) == Seconds{20});
+  // Queued exchanges of 8 and 17 s take 1.25 t + 2 s: 1.5 and 1.25 + 2 / 17 times as long.
+  const CollectiveFit longer =
+      fit(queued + in_layers + "slowdown_bytes = [100, 200]\nslowdown = [1.5, " +
+          std::to_string(1.25 + 2.0 / 17) + "]\n");
+  CHECK(longer(Bytes{200}).count() == Approx(1.25 * 20 + 2).epsilon(1e-4));
+  CHECK(longer.queued_saving == Seconds{3});
+  CHECK_THROWS_WITH(fit(in_layers + "slowdown = 0.5\n"), Contains("slowdown is 0.5"));
 }
 
 TEST_CASE("what version 1 refused is refused in converting", "[models][cluster][io]") {

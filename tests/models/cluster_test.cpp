@@ -180,7 +180,8 @@ TEST_CASE("collectives are fitted by kind and group, products by dtype", "[model
   CHECK(renamed("all_reduce", "2").contains(Key{CollectiveKind::AllReduce, {2, 1}}));
   CHECK(renamed("all_gather", "2").contains(Key{CollectiveKind::AllGather, {2, 1}}));
   CHECK(renamed("reduce_scatter", "2").contains(Key{CollectiveKind::ReduceScatter, {2, 1}}));
-  CHECK(renamed("all_to_all_queued", "2").empty());
+  CHECK_THROWS_WITH(renamed("all_to_all_queued", "2"),
+                    Contains("fits.all_to_all_queued is an unknown key"));
   for (const char* group : {"0", "-2", "two", "2x", "99999999999999999999"}) {
     CAPTURE(group);
     CHECK_THROWS_WITH(renamed("all_to_all", group), Contains("must be a number of ranks"));

@@ -62,7 +62,6 @@ TEST_CASE("an all-to-all costs its start-up and its bytes", "[models][cost]") {
   // 3.84e-10 s/byte * 1e8 bytes.
   check_cost(cost(all_to_all(100'000'000)), 7.83e-4, 3.84e-2);
   check_cost(cost(all_to_all(0)), 7.83e-4, 0);
-  CHECK(cost(all_to_all(8)).bytes == 8);
   CHECK(cost(all_to_all(8)).is_collective);
 }
 
@@ -416,61 +415,31 @@ TEST_CASE("a cost is a line when no table takes part in it", "[models][cost]") {
   CHECK(is_line(Products{.shapes = {{2, 0, 5, 3}}, .rows = 4}));
 }
 
-TEST_CASE("an all-to-all costs as much more as it takes in its layer", "[models][cost]") {
+TEST_CASE("a queued collective saves a constant, at most its start-up", "[models][cost]") {
   Cluster cluster = authors_cluster(64);
-  const std::pair key{CollectiveKind::AllToAll, cluster.all_ranks()};
-  cluster.collectives[key] = line<Bytes>(1, 0.5);
-  cluster.queued_collectives[key] = line<Bytes>(0.25, 0.5);
-  const Slowdown by_bytes(Slowdown::Points{{100, 1.5}, {10000, 2.5}});
-  const ExpertSizes layer{2, 8, 16}, other{2, 8, 17};
-  cluster.collectives_in_layers = {{layer, by_bytes}};
-  const CostModel cost(cluster);
-  check_cost(cost(all_to_all(100), 0, &layer), 1.5, 75);
-  check_cost(cost(all_to_all(1000), 0, &layer), 2, 1000);  // half way in the logarithm
-  check_cost(cost(all_to_all(1000), 0, &other), 1, 500);
-  check_cost(cost(all_to_all(1000)), 1, 500);
-  CHECK(cost(all_to_all(1000), 0, &layer).queued_saving.count() == Approx(2 * 0.75));
-  CHECK_FALSE(cost(all_to_all(1000), 0, &layer).is_line);
-  CHECK(cost(all_to_all(1000)).is_line);
+  CollectiveFit& fit = cluster.collectives.begin()->second;
+  fit = {line<Bytes>(1, 0.5), Seconds{0.75}};
+  for (const std::int64_t bytes : {100, 1000}) {
+    CHECK(CostModel(cluster)(all_to_all(bytes)).queued_saving == Seconds{0.75});
+  }
+  fit.queued_saving = Seconds{2};
+  CHECK(CostModel(cluster)(all_to_all(100)).queued_saving == Seconds{1});
+  CHECK(CostModel(cluster)(all_to_all(100)).is_line);
 }
 
-TEST_CASE("a collective's layer is that of its own block", "[models][cost]") {
-  // Equal all-to-alls of two blocks; the experts of block 0 are 1 x [8, 16], of block 1 [8, 32].
-  Cluster cluster = second_a_unit();
-  cluster.collectives_in_layers = {{{1, 8, 16}, 2}, {{1, 8, 32}, 3}};
-  const auto in_block = [](int block, Task task) {
-    task.key.block = block;
-    return task;
-  };
-  const auto experts = [](std::int64_t hidden) {
-    return task(Products{.shapes = {{1, 0, hidden, 8}, {1, 0, 8, hidden}}, .rows = 1});
-  };
-  const TaskGraph graph =
-      graph_of({in_block(0, exchange(5)), in_block(0, experts(16)), in_block(1, exchange(5)),
-                in_block(1, experts(32)), in_block(2, exchange(5))});
-  // As fitted, and estimated from links: groups of which the profile knows none.
-  const Costs costs(graph, cluster);
-  CHECK(costs.at(0).total() == Seconds{10});
-  CHECK(costs.at(2).total() == Seconds{15});
-  CHECK(costs.at(4).total() == Seconds{5});
-  CHECK(costs.in_layer_factor(0) == 2);
-  CHECK(costs.in_layer_factor(2) == 3);
-  CHECK(costs.in_layer_factor(4) == 1);
-
-  Cluster pairs = second_a_unit(2, 2);
-  pairs.collectives_in_layers = cluster.collectives_in_layers;
+TEST_CASE("equal all-to-alls of two blocks cost the same", "[models][cost]") {
+  // As fitted, and estimated from links: half of 6 bytes goes to the other GPU of the node, at 1
+  // byte/s.
   const auto inside = [](int block) {
     return Task{{.block = block, .step = Step::Dispatch},
                 kCommunicationQueue,
                 Collective{CollectiveKind::AllToAll, {2, 1}, TrafficMatrix::uniform({6})}};
   };
-  // Half of 6 bytes goes to the other GPU of the node, at 1 byte/s.
-  const TaskGraph both = graph_of(
-      {inside(0), in_block(0, experts(16)), inside(1), in_block(1, experts(32)), inside(2)}, 4);
-  const Costs estimated(both, pairs);
-  CHECK(estimated.at(0).work == Seconds{6});
-  CHECK(estimated.at(2).work == Seconds{9});
-  CHECK(estimated.at(4).work == Seconds{3});
+  const Cluster cluster = second_a_unit(2, 2);
+  const TaskGraph graph = graph_of({inside(0), inside(1)}, 4);
+  const Costs costs(graph, cluster);
+  CHECK(costs.at(0).work == Seconds{3});
+  CHECK(costs.at(1).work == Seconds{3});
 }
 
 TEST_CASE("a collective costs the fit of exactly its kind and group, else what links take",

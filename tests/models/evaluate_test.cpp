@@ -72,16 +72,13 @@ std::vector<double> ends(std::vector<Task> tasks, const Cluster& cluster,
   return all;
 }
 
-Cluster contended(Cluster cluster, Slowdown compute, Slowdown communication) {
-  cluster.contention = Contention{std::move(compute), std::move(communication), "by hand"};
+Cluster contended(Cluster cluster, double products, double collectives) {
+  cluster.contention = Contention{{{products, collectives}}, "by hand"};
   return cluster;
 }
-Cluster second_a_unit_contended(Slowdown compute, Slowdown communication) {
-  return contended(second_a_unit(), std::move(compute), std::move(communication));
+Cluster second_a_unit_contended(double products, double collectives) {
+  return contended(second_a_unit(), products, collectives);
 }
-
-// 2 at one byte in flight, 4 at four, linear in the logarithm in between.
-Slowdown rising() { return Slowdown(Slowdown::Points{{1, 2}, {4, 4}}); }
 
 }  // namespace
 
@@ -324,7 +321,7 @@ TEST_CASE("degree 1 of pipemoe takes what sequential takes, under any contention
   std::mt19937_64 random(4);
   for (int i = 0; i < 30; ++i) {
     CAPTURE(i);
-    const Cluster cluster = contended(authors_cluster(16), 1 + i / 10.0, rising());
+    const Cluster cluster = contended(authors_cluster(16), 1 + i / 10.0, 2);
     const MoeLayer layer = random_fp32_layer(random, 16);
     const PassTimes piped = times_of(build_graph("pipemoe", layer, cluster, {1, 1}), cluster);
     const PassTimes serial = times_of(build_graph("sequential", layer, cluster, {}), cluster);
@@ -440,47 +437,46 @@ TEST_CASE("two communication queues slow computation as one does",
         std::vector<double>{6, 2, 4});
 }
 
-TEST_CASE("what is in flight decides by how much", "[models][evaluate][contention]") {
-  const Cluster cluster = second_a_unit_contended(rising(), 1);
-  // The exchange of 2 bytes ends at 2, the expert runs at a third of its speed until then.
-  const auto one = ends({compute(4), exchange(2)}, cluster);
-  CHECK(one[1] == 2);
-  CHECK(one[0] == Approx(2 + (4 - 2.0 / 3)));
-  // 1 + 2 bytes until 1, 2 until 2.
-  const double three = 2 + 2 * std::log(3.0) / std::log(4.0);
-  const auto two = ends({compute(4), exchange(1, 0, 1), exchange(2, 1, 2)}, cluster);
-  CHECK(two[0] == Approx(2 + (4 - 1 / three - 1.0 / 3)));
+namespace {
+
+// 4 s of computation: two products for one row, of so many experts on a rank.
+Task experts(ProductKind kind, std::int64_t on_a_rank) {
+  const Pass pass = kind == ProductKind::Forward ? Pass::Forward : Pass::Backward;
+  const GemmShape one{on_a_rank, 0, 1, 1};
+  return at_step({{}, kComputeQueue, Products{.kind = kind, .shapes = {one, one}, .rows = 1}},
+                 Step::Expert, pass);
+}
+
+}  // namespace
+
+TEST_CASE("the kind of product decides by how much", "[models][evaluate][contention]") {
+  Cluster cluster = second_a_unit();
+  cluster.contention = Contention{{.forward = {2, 1}, .gradients = {4, 2}}, "by hand"};
+  // The exchange, 1 s alone, leaves half a speed; or takes 2 s and leaves a quarter.
+  CHECK(ends({experts(ProductKind::Forward, 1), exchange(1)}, cluster) ==
+        std::vector<double>{1 + (4 - 0.5), 1});
+  for (const ProductKind kind : {ProductKind::InputGradient, ProductKind::WeightGradient}) {
+    CHECK(ends({experts(kind, 1), exchange(1)}, cluster) ==
+          std::vector<double>{2 + (4 - 2 * 0.25), 2});
+  }
+  // What is no product is slowed as products of its pass.
+  CHECK(ends({compute(4), exchange(1)}, cluster)[0] == 1 + (4 - 0.5));
+  CHECK(ends({at_step(compute(4), Step::Gate, Pass::Backward), exchange(1)}, cluster)[0] ==
+        2 + (4 - 2 * 0.25));
 }
 
 TEST_CASE("experts with slowdowns of their own take those", "[models][evaluate][contention]") {
-  // Both experts are two products of 1 x 1; the second stands for a rank with two of them.
   Cluster cluster = second_a_unit_contended(2, 2);
-  cluster.contention->experts.push_back({{2, 1, 1}, 4, 1});
-  const auto experts = [](std::int64_t on_a_rank) {
-    return Task{{.step = Step::Expert},
-                kComputeQueue,
-                Products{.shapes = {{on_a_rank, 0, 1, 1}, {on_a_rank, 0, 1, 1}}, .rows = 1}};
-  };
-  // 4 s of computation; the exchange, 1 s alone, takes 2 and leaves half a speed, or takes 1 and
-  // leaves a quarter.
-  CHECK(ends({experts(1), exchange(1)}, cluster)[0] == 2 + (4 - 1));
-  CHECK(ends({experts(2), exchange(1)}, cluster)[0] == 1 + (4 - 0.25));
-}
-
-TEST_CASE("a slowdown is constant outside its points", "[models][evaluate][contention]") {
-  CHECK(rising().at(0.0) == 2);
-  CHECK(rising().at(Bytes{1}) == 2);
-  CHECK(rising().at(Bytes{2}) == Approx(3));
-  CHECK(rising().at(Bytes{4}) == 4);
-  CHECK(rising().at(Bytes{1000}) == 4);
-  CHECK(Slowdown(1.5).at(Bytes{7}) == 1.5);
-  CHECK(Slowdown(1.5).is_constant());
-  CHECK_FALSE(rising().is_constant());
-  using Points = Slowdown::Points;
-  CHECK_THROWS_WITH(Slowdown(Points{}), Contains("at least one point"));
-  CHECK_THROWS_WITH(Slowdown(Points{{2, 1}, {2, 1}}), Contains("rise"));
-  CHECK_THROWS_WITH(Slowdown(Points{{0, 1}}), Contains("above 0"));
-  CHECK_THROWS_WITH(Slowdown(Points{{1, 0.5}}), Contains("at least 1, not 0.5"));
+  cluster.contention->experts.push_back({{2, 1, 1}, {.forward = {4, 1}, .gradients = {2, 4}}});
+  // The exchange, 1 s alone, takes 2 and leaves half a speed; or takes 1 and leaves a quarter; or
+  // takes 4 and leaves half.
+  CHECK(ends({experts(ProductKind::Forward, 1), exchange(1)}, cluster)[0] == 2 + (4 - 1));
+  CHECK(ends({experts(ProductKind::Forward, 2), exchange(1)}, cluster)[0] == 1 + (4 - 0.25));
+  CHECK(ends({experts(ProductKind::InputGradient, 2), exchange(1)}, cluster)[0] == 4 + (4 - 2));
+  // A product by itself is no expert.
+  const Products one{.shapes = {{2, 0, 1, 1}}, .rows = 2};
+  CHECK(ends({{{.step = Step::Expert}, kComputeQueue, one}, exchange(1)}, cluster)[0] ==
+        2 + (4 - 1));
 }
 
 TEST_CASE("communication queues do not slow each other", "[models][evaluate][contention]") {
@@ -529,8 +525,7 @@ TEST_CASE("a queued collective starts up beside the one before it", "[models][ev
   for (const bool contends : {false, true}) {
     Cluster cluster = contends ? second_a_unit_contended(1, 1) : second_a_unit();
     const std::pair key{CollectiveKind::AllToAll, Group{1, 1}};
-    cluster.collectives[key] = line<Bytes>(2, 1);
-    cluster.queued_collectives[key] = line<Bytes>(1, 1);
+    cluster.collectives[key] = {line<Bytes>(2, 1), Seconds{1}};
     TaskGraphBuilder builder("by hand", 1, compute_and_communication());
     builder.append(exchange(1));                         // 0 to 3
     builder.append(exchange(1, 1));                      // to 3 + 3 - 1
@@ -549,11 +544,8 @@ TEST_CASE("a queued collective starts up beside the one before it", "[models][ev
 }
 
 TEST_CASE("a saving is at most the start-up", "[models][evaluate]") {
-  // Queued, the profile says, a byte takes half as long too: of the 4 s less only 1 is start-up.
   Cluster cluster = second_a_unit();
-  const std::pair key{CollectiveKind::AllToAll, Group{1, 1}};
-  cluster.collectives[key] = line<Bytes>(1, 1);
-  cluster.queued_collectives[key] = line<Bytes>(0, 0.5);
+  cluster.collectives[{CollectiveKind::AllToAll, Group{1, 1}}] = {line<Bytes>(1, 1), Seconds{4}};
   CHECK(ends({exchange(6, 0), exchange(6, 1)}, cluster) == std::vector<double>{7, 13});
 }
 

@@ -172,4 +172,56 @@ TEST_CASE("a table without a range was measured between its points", "[models][f
   CHECK_FALSE(fit.extrapolates_at(Bytes{41}));
 }
 
+TEST_CASE("a weighted median has half the weight on either side", "[models][fit]") {
+  CHECK(weighted_median({{3, 1}, {1, 1}, {2, 1}}) == 2);
+  CHECK(weighted_median({{1, 1}, {2, 1}}) == 1);
+  CHECK(weighted_median({{1, 1}, {2, 1}, {7, 5}}) == 7);
+  CHECK(weighted_median({{1, 0}, {2, 1}}) == 2);
+  CHECK_THROWS_AS(weighted_median({}), std::logic_error);
+}
+
+TEST_CASE("a lengthening is found that points follow, whatever one of them says", "[models][fit]") {
+  std::mt19937_64 random(5);
+  std::uniform_real_distribution<double> drawn(0, 1);
+  for (int i = 0; i < 50; ++i) {
+    const double times = 1 + drawn(random), more = i % 5 == 0 ? 0 : 3 * drawn(random);
+    std::vector<LengthenedTime> points;
+    for (int point = 0; point < 9; ++point) {
+      const double by_itself = 0.5 + 10 * drawn(random);
+      points.push_back({Seconds{by_itself}, times + more / by_itself});
+    }
+    points.push_back({Seconds{2}, 9});
+    CAPTURE(i, times, more);
+    const Lengthening found = fit_lengthening(points);
+    REQUIRE(found.times == Approx(times).epsilon(1e-6));
+    REQUIRE(found.more.count() == Approx(more).margin(1e-6));
+  }
+}
+
+TEST_CASE("nothing is shorter in a layer", "[models][fit]") {
+  CHECK(fit_lengthening({}).times == 1);
+  const Lengthening found = fit_lengthening({{Seconds{1}, 0.5}, {Seconds{2}, 0.9}});
+  CHECK(found.times == 1);
+  CHECK(found.more == Seconds{});
+}
+
+TEST_CASE("a lengthened fit takes so many times as long and so much longer", "[models][fit]") {
+  Fit<Bytes> line{AlphaBeta<Bytes>{Seconds{1}, {0.5}}, {}, {}, ""}, table{bent_table(), {}, {}, ""};
+  for (Fit<Bytes>* fit : {&line, &table}) {
+    const Fit<Bytes> before = *fit;
+    Lengthening{1.5, Seconds{2}}.apply_to(*fit);
+    for (const std::int64_t bytes : {0, 10, 25, 100}) {
+      CHECK((*fit)(Bytes{bytes}).count() == Approx(1.5 * before(Bytes{bytes}).count() + 2));
+    }
+  }
+}
+
+TEST_CASE("what queueing saves is a median from 0 to the start-up", "[models][fit]") {
+  const Fit<Bytes> alone{AlphaBeta<Bytes>{Seconds{3}, {1}}, {}, {}, ""};
+  const Fit<Bytes> queued{AlphaBeta<Bytes>{Seconds{2}, {0.9}}, {}, {}, ""};
+  CHECK(median_saving(alone, queued, {{0}, {5}, {10}}).count() == Approx(1.5));
+  CHECK(median_saving(alone, queued, {{0}, {1000}, {2000}}) == Seconds{3});
+  CHECK(median_saving(queued, alone, {{0}, {5}, {10}}) == Seconds{});
+}
+
 }  // namespace pipemoe::fit_test

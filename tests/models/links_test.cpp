@@ -188,21 +188,10 @@ TEST_CASE("start-ups are paid before any byte moves, and what moves nothing ends
   CHECK(ends(cluster, {ring(CollectiveKind::AllToAll, {1, 1}, 8)}) == std::vector<double>{3});
 }
 
-TEST_CASE("in its layer a collective's bytes take as many times as long", "[models][links]") {
-  Cluster cluster = two_by_two();
-  cluster.collectives_in_layers = {{{1, 1, 1}, 1.5}};
-  const TaskGraph graph =
-      graph_of({exchange(TrafficMatrix::uniform({16}), 4),
-                {{.step = Step::Expert}, 0, Products{.shapes = {{1, 0, 1, 1}, {1, 0, 1, 1}}}}},
-               4);
-  const Costs costs(graph, cluster);
-  CHECK(evaluate_at(NetworkLevel::Links, costs).makespan() == Seconds{24});
-}
-
 TEST_CASE("contention slows what is on links as it slows what is fitted", "[models][links]") {
   // 16 s on links, which 9 s of computation slow by 1.5: 6 s' worth are done at 9, 10 are left.
   Cluster cluster = two_by_two();
-  cluster.contention = Contention{1, 1.5, "by hand"};
+  cluster.contention = Contention{{{1, 1.5}}, "by hand"};
   const TaskGraph graph = graph_of({exchange(TrafficMatrix::uniform({16}), 4), compute(9)}, 4);
   const Costs costs(graph, cluster);
   CHECK(evaluate_at(NetworkLevel::Links, costs).makespan() == Seconds{19});
@@ -219,8 +208,7 @@ TEST_CASE("where a fit says what its links say, both levels take the same under 
     const MoeLayer layer = random_fp32_layer(random, 64);
     cluster.contention.reset();
     if (i % 4 > 0) {
-      const Slowdown by_bytes(Slowdown::Points{{1e4, 1.2}, {1e8, 1.6}});
-      cluster.contention = Contention{i % 4 == 1 ? Slowdown(1.4) : by_bytes, 1 + i / 40.0, "drawn"};
+      cluster.contention = Contention{{{1.4, 1 + i / 40.0}, {1 + i / 30.0, 1.3}}, "drawn"};
     }
     const TaskGraph graph =
         build_graph("pipemoe", layer, cluster, random_degrees(random, layer, 8));

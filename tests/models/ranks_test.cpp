@@ -215,7 +215,7 @@ TEST_CASE("what slows a rank is in flight on this rank", "[models][evaluate][ske
   // Each pair of ranks moves 2 bytes in 2 s; experts beside it run at a third of their speed.
   Cluster cluster = second_a_unit(1, 4);
   cluster.collectives[{CollectiveKind::AllToAll, {2, 1}}] = line<Bytes>(0, 1);
-  cluster.contention = Contention{Slowdown(Slowdown::Points{{1, 2}, {4, 4}}), 1, "by hand"};
+  cluster.contention = Contention{{{3, 1}}, "by hand"};
   const TaskGraph graph =
       graph_of({compute(seconds_of({4, 4, 4, 5})),
                 {{.step = Step::Combine},
@@ -233,7 +233,7 @@ TEST_CASE("a collective is as slow as on the rank where it is slowest",
   // Rank 0 computes for 2 s, rank 1 not at all; the exchange, 3 s alone, is slowed by 2 until then
   // (1 s done) and ends at 4 on both.
   Cluster cluster = second_a_unit(2, 1);
-  cluster.contention = Contention{1, 2, "by hand"};
+  cluster.contention = Contention{{{1, 2}}, "by hand"};
   const TaskGraph graph =
       graph_of({compute(seconds_of({2, 0})), exchange(TrafficMatrix::uniform({3}), 2)}, 2);
   auto spans = spans_of(evaluate_on(NetworkLevel::Fitted, graph, cluster));
@@ -246,7 +246,7 @@ TEST_CASE("a rank that only waits for a collective is not slowed by it",
   // Rank 0 has arrived at 0 and computes 4 s beside the wait; rank 1 arrives at 2. From 2 to 4 both
   // are in the exchange of 2 s, which slows rank 0's computation by 2: 1 s of 2 is done by then.
   Cluster cluster = second_a_unit(2, 1);
-  cluster.contention = Contention{2, 1, "by hand"};
+  cluster.contention = Contention{{{2, 1}}, "by hand"};
   TaskGraphBuilder builder("by hand", 2, compute_and_communication());
   const TaskId before = builder.append(compute(seconds_of({0, 2}), 0));
   const TaskId moved = builder.append(exchange(TrafficMatrix::uniform({2}), 2));
@@ -287,8 +287,7 @@ TEST_CASE("ranks of equal work that are evaluated one by one end together",
                          .top_k = 2};
     cluster.contention.reset();
     if (i % 3 > 0) {
-      cluster.contention =
-          Contention{1.0 + i / 50.0, Slowdown(Slowdown::Points{{1e5, 1.1}, {1e7, 1.5}}), "drawn"};
+      cluster.contention = Contention{{{1.0 + i / 50.0, 1.5}, {1.2, 1.1}}, "drawn"};
     }
     const std::string schedule = i % 2 == 0 ? "pipemoe" : "fastermoe";  // with groups of 4 ranks
     const Degrees degrees = i % 2 == 0 ? random_degrees(random, layer, 8) : Degrees{};

@@ -20,8 +20,8 @@ inline Cluster toy_cluster(std::int64_t nodes) {
   cluster.gpus_per_node = 2;
   cluster.nic = {{100}, 1};
   cluster.gpu_link = {{1000}, 1};
-  cluster.collectives[{CollectiveKind::AllToAll, cluster.all_ranks()}] = {
-      AlphaBeta<Bytes>{Seconds{1}, {0.01}}, {}, {}, "test"};
+  cluster.collectives[{CollectiveKind::AllToAll, cluster.all_ranks()}] =
+      Fit<Bytes>{AlphaBeta<Bytes>{Seconds{1}, {0.01}}, {}, {}, "test"};
   return cluster;
 }
 
@@ -34,8 +34,8 @@ inline Cluster larger_cluster(std::int64_t nodes, std::int64_t gpus, std::int64_
   cluster.nic.bandwidth.value *= times;
   cluster.gpu_link.bandwidth.value *= times;
   cluster.collectives.clear();
-  cluster.collectives[{CollectiveKind::AllToAll, cluster.all_ranks()}] = {
-      AlphaBeta<Bytes>{Seconds{1e-3}, {0.01 / times}}, {}, {}, "test"};
+  cluster.collectives[{CollectiveKind::AllToAll, cluster.all_ranks()}] =
+      Fit<Bytes>{AlphaBeta<Bytes>{Seconds{1e-3}, {0.01 / times}}, {}, {}, "test"};
   if (per_leaf > 0) cluster.fat_tree = FatTree{per_leaf, oversubscription};
   return cluster;
 }

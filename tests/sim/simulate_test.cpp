@@ -92,14 +92,11 @@ TEST_CASE("contention at level node equals the fitted loop with each collective'
   for (int i = 0; i < 12; ++i) {
     Cluster cluster = fitted_as_links(authors_cluster(i % 2 == 0 ? 16 : 64));
     const MoeLayer layer = shipped_layer("pipemoe-example");
-    const auto by_bytes = [&] {
-      return Slowdown(Slowdown::Points{{1e4, factor(random)}, {1e8, factor(random)}});
-    };
-    cluster.contention = i % 3 == 0 ? Contention{factor(random), factor(random), "test"}
-                                    : Contention{by_bytes(), by_bytes(), "test"};
+    const auto drawn = [&] { return Slowdowns{factor(random), factor(random)}; };
+    cluster.contention = Contention{{drawn(), drawn()}, "test"};
     if (i % 4 == 3) {
-      cluster.contention->experts.push_back({layer.expert_sizes(cluster.num_ranks()),
-                                             factor(random), factor(random), Pass::Backward});
+      cluster.contention->experts.push_back(
+          {layer.expert_sizes(cluster.num_ranks()), {drawn(), drawn()}});
     }
     const char* name = i % 2 == 0 ? "pipemoe" : "pipemoe-deferred";
     const TaskGraph graph = build_graph(name, layer, cluster, {1 + i % 5, 1 + i % 7});
@@ -125,7 +122,7 @@ TEST_CASE("contention at level node equals the fitted loop with each collective'
 TEST_CASE("a contention factor of exactly 1 changes nothing at any level", "[sim][contention]") {
   const Cluster plain = authors_cluster(16);
   Cluster unslowed = plain;
-  unslowed.contention = Contention{1, 1, "test"};
+  unslowed.contention = Contention{{{1, 1}}, "test"};
   const TaskGraph graph = example(plain, {4, 3});
   for (const NetworkLevel level : {NetworkLevel::Fitted, NetworkLevel::Links}) {
     CHECK(makespan(graph, unslowed, level) == makespan(graph, plain, level));
@@ -140,7 +137,7 @@ TEST_CASE("a contention factor of exactly 1 changes nothing at any level", "[sim
 TEST_CASE("a simulation with contention leaves nothing slowed behind it", "[sim][contention]") {
   const Cluster plain = authors_cluster(16);
   Cluster slowed = plain;
-  slowed.contention = Contention{2, 3, "test"};
+  slowed.contention = Contention{{{2, 3}}, "test"};
   const TaskGraph graph = example(plain, {4, 4});
   for (const NetworkLevel level : kLevels) {
     const Seconds before = makespan(graph, plain, level);
@@ -171,13 +168,12 @@ TEST_CASE("groups of ranks that differ meet at every level", "[sim][groups]") {
   }
 }
 
-TEST_CASE("contention counts the bytes that a rank has in flight, not those of other groups",
-          "[sim][contention][groups]") {
-  // The same exchange, at once with computing for 9 s on ranks 0 and 1 and 10 s on the others. At
-  // 2000 bytes in flight computing takes 2 times as long, at 4000 bytes it would 3 times: while
-  // the exchange takes 2 s, 1 s of computing is done; the other 9 s end at 11 s.
+TEST_CASE("contention is with the collective of a rank's own group", "[sim][contention][groups]") {
+  // The same exchange, at once with computing for 9 s on ranks 0 and 1 and 10 s on the others,
+  // where it takes 2 times as long: while the exchange takes 2 s, 1 s of computing is done; the
+  // other 9 s end at 11 s.
   Cluster cluster = toy_cluster(2);
-  cluster.contention = Contention{Slowdown(Slowdown::Points{{2000, 2}, {4000, 3}}), 1, "test"};
+  cluster.contention = Contention{{{2, 1}}, "test"};
   const PerRank<Seconds> times({Seconds{9}, Seconds{9}, Seconds{10}, Seconds{10}});
   const Collective exchange{CollectiveKind::AllToAll, {2, 1}, TrafficMatrix::uniform({2000})};
   const TaskGraph graph = graph_of(4, {{Timed{times}}, {exchange}});

@@ -16,8 +16,6 @@ MoeLayer small_layer() {
   return {.tokens_per_rank = 64, .model_dim = 16, .hidden_dim = 8, .num_experts = 4, .top_k = 2};
 }
 
-const ExpertSizes kSizes{4, 16, 8};
-
 // One second for every byte or flop, at two amounts.
 std::vector<MeasuredPoint> ones() { return {{100, 100}, {200, 200}}; }
 
@@ -29,10 +27,10 @@ CalibrationPoints points_of_two_ranks() {
   key.kind = ProductKind::BothGradients;
   points.of(key) = ones();
   points.all_to_all = {{1, ones()}, {2, ones()}};
-  points.queued_all_to_all = {{2, ones()}};
+  points.queued_all_to_all = {{1, ones()}};
   points.handoffs = {.alone = 50, .queued = 10};
-  points.in_layers = {{kSizes, Slowdown(1.5)}, {kSizes, Slowdown(1.5)}};
-  points.contention = {{"small", kSizes, Pass::Backward, 2, 0, {4096}, 1.25, 1.75}};
+  // 110 and 210 s queued take 1.5 t + 5 s in layers.
+  points.in_layers = {{{100}, 1.5 + 5.0 / 110}, {{200}, 1.5 + 5.0 / 210}};
   return points;
 }
 
@@ -50,14 +48,12 @@ TEST_CASE("a profile has a fit for each group, kernel and kind of product", "[ex
   using Key = std::pair<CollectiveKind, Group>;
   REQUIRE(cluster.collectives.size() == 2);
   // 100 s and 200 s for as many bytes, and 50 s of handoff, or 10 s if queued.
-  const auto& between = cluster.collectives.at(Key{CollectiveKind::AllToAll, {2, 1}});
-  CHECK(between(Bytes{100}).count() == Approx(150).epsilon(1e-9));
-  CHECK(cluster.collectives.contains(Key{CollectiveKind::AllToAll, {1, 1}}));
-  REQUIRE(cluster.queued_collectives.size() == 1);
-  const auto& queued = cluster.queued_collectives.at(Key{CollectiveKind::AllToAll, {2, 1}});
-  CHECK(queued(Bytes{200}).count() == Approx(210).epsilon(1e-9));
-  CHECK(cluster.collectives_in_layers ==
-        std::vector<CollectivesInLayers>{{kSizes, Slowdown(1.5)}});  // once for two equal layers
+  const auto& between = cluster.collectives.at(Key{CollectiveKind::AllToAll, {1, 1}});
+  CHECK(between(Bytes{100}).count() == Approx(1.5 * 150 + 5).epsilon(1e-6));
+  CHECK(between.queued_saving.count() == Approx(40).epsilon(1e-6));
+  CHECK_THAT(between.source,
+             Catch::Contains("in layers 1.500 times as long and 5000000.00 us longer"));
+  CHECK(cluster.collectives.at(Key{CollectiveKind::AllToAll, {2, 1}}).queued_saving == Seconds{});
 
   CHECK(std::holds_alternative<Fit<Bytes>>(cluster.kernels.at(MemoryKernel::Gate)));
   CHECK(std::holds_alternative<NotModelled>(cluster.kernels.at(MemoryKernel::Activation)));
@@ -66,18 +62,8 @@ TEST_CASE("a profile has a fit for each group, kernel and kind of product", "[ex
   CHECK(cluster.experts[0].fit(Flops{100}).count() == Approx(100).epsilon(1e-9));
 }
 
-TEST_CASE("a profile has the contention of each pass, and the conditions as they are",
-          "[exec][calibrate]") {
-  const Cluster cluster = profile_of(points_of_two_ranks());
-  REQUIRE(cluster.contention.has_value());
-  CHECK(cluster.contention->compute == Slowdown(1.25));
-  CHECK(cluster.contention->communication == Slowdown(1.75));
-  CHECK(cluster.contention->of(kSizes, ProductKind::Forward) == nullptr);
-  const ExpertContention* gradients = cluster.contention->of(kSizes, ProductKind::WeightGradient);
-  REQUIRE(gradients != nullptr);
-  CHECK(gradients->pass == Pass::Backward);
-  CHECK(gradients->compute == Slowdown(1.25));
-  CHECK(cluster.conditions ==
+TEST_CASE("a profile has the conditions as they are", "[exec][calibrate]") {
+  CHECK(profile_of(points_of_two_ranks()).conditions ==
         Conditions{{"communicator", std::string("nccl")}, {"exchange_ctas", std::int64_t{24}}});
 }
 

@@ -16,12 +16,6 @@ MoeLayer small_layer() {
 
 TaskTimes from_to(double start, double end) { return {Seconds{start}, Seconds{end}}; }
 
-std::vector<SlowdownPoint> points(std::int64_t bytes, std::vector<double> factors) {
-  std::vector<SlowdownPoint> all;
-  for (const double factor : factors) all.push_back({{bytes}, factor});
-  return all;
-}
-
 }  // namespace
 
 TEST_CASE("queues are both busy where their tasks overlap", "[exec][contention]") {
@@ -40,41 +34,6 @@ TEST_CASE("queues that hardly met tell no slowdown", "[exec][contention]") {
   CHECK_FALSE(slowdown({Seconds{8}, Seconds{8}, Seconds{0.1}}).has_value());
   // Alone it would have taken less than what it ran apart: no factor says so.
   CHECK_FALSE(slowdown({Seconds{3}, Seconds{8}, Seconds{4}}).has_value());
-}
-
-TEST_CASE("few points are one slowdown, their median, not below 1", "[exec][contention]") {
-  CHECK(slowdown_by_bytes(points(1000, {1.5, 1.2, 1.3}), 6) == Slowdown(1.3));
-  CHECK(slowdown_by_bytes(points(1000, {0.9}), 6) == Slowdown(1));
-}
-
-TEST_CASE("many points are medians of those of similar bytes", "[exec][contention]") {
-  auto all = points(1 << 20, {1.1, 1.2, 1.2, 1.2, 9, 1.3});
-  const auto more = points(1 << 24, {2, 2, 2, 2, 2, 0.5});
-  all.insert(all.begin(), more.begin(), more.end());
-  const Slowdown found = slowdown_by_bytes(all, 6);
-  CHECK(found.at({1 << 20}) == Approx(1.2));
-  CHECK(found.at({1 << 24}) == Approx(2));
-  CHECK(found.at({1 << 22}) == Approx(1.6));  // half way in the logarithm
-  CHECK(slowdown_by_bytes(points(64, std::vector<double>(12, 1.5)), 6) == Slowdown(1.5));
-}
-
-TEST_CASE("two ranks' points of two sizes are two points", "[exec][contention]") {
-  auto all = points(1 << 20, {1.5, 1.7});
-  const auto more = points(1 << 24, {1.1, 1.3});
-  all.insert(all.end(), more.begin(), more.end());
-  const Slowdown found = slowdown_by_bytes(all, 2);
-  REQUIRE(found.points().size() == 2);
-  CHECK(found.at({1 << 20}) == Approx(1.6));
-  CHECK(found.at({1 << 24}) == Approx(1.2));
-}
-
-TEST_CASE("points of equally many bytes are so far apart in the median", "[exec][contention]") {
-  auto all = points(1000, {1.0, 1.1});
-  CHECK(spread(all) == Approx(0.1 / 1.05));
-  for (const auto& more : {points(2000, {2, 2}), points(3000, {1.5})}) {
-    all.insert(all.end(), more.begin(), more.end());
-  }
-  CHECK(spread(all) == Approx(0));
 }
 
 namespace {
@@ -219,6 +178,13 @@ TEST_CASE("exchanges' stamps are what computations' leave of the disturbance",
   layers.front().grouped.push_back(chunks);
   CHECK(exchange_stamp(layers, {0.25}) == Approx(0.5));
   CHECK(exchange_stamp(layers, {10}) == 0);
+}
+
+TEST_CASE("layers at the power limit compute for long and near the fastest rate",
+          "[exec][calibrate]") {
+  // Rates of 10, 9, 7 and 10; the last is over at once.
+  CHECK(at_power_limit({{1, 10}, {1, 9}, {1, 7}, {0.001, 0.01}}) ==
+        std::vector<bool>{true, true, false, false});
 }
 
 TEST_CASE("a time stamp costs each layer its own, but no long one far more than the others",
