@@ -112,7 +112,8 @@ CLUSTER_OVERRIDES = (
 # can name.
 NEW_OVERLAP_AT_NODE_LEVEL = ("pipemoe-example", "rtx2080ti-100gib-16")
 NEW_OVERLAP = (
-    "cluster.contention.compute_slowdown=1.2;cluster.contention.communication_slowdown=1.4;"
+    "cluster.contention.forward.products=1.2;cluster.contention.forward.collectives=1.4;"
+    "cluster.contention.gradients.products=1.2;cluster.contention.gradients.collectives=1.4;"
     "cluster.contention.source=override"
 )
 LINK_OVERRIDES = (
