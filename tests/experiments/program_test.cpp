@@ -12,6 +12,8 @@
 #include "models/task_graph_io.hpp"
 #include "models/timeline_io.hpp"
 
+namespace program_tests {
+
 using namespace pipemoe;
 using namespace pipemoe::test;
 using Json = nlohmann::json;
@@ -482,3 +484,5 @@ TEST_CASE("timelines that cannot be compared are refused", "[program][compare][e
        "block0.forward.dispatch.2 is in the predicted timeline, not in the measured one"});
   check_refused("compare --trace /nonexistent/t.json " + files.both(), {"cannot write"});
 }
+
+}  // namespace program_tests

@@ -7,6 +7,8 @@
 #include "models/timeline_io.hpp"
 #include "tests/support/program.hpp"
 
+namespace run_tests {
+
 using namespace pipemoe;
 using namespace pipemoe::test;
 using Catch::Contains;
@@ -161,3 +163,5 @@ TEST_CASE("calibrate refuses degrees of which none fits a layer", "[program][cal
       {"cpu-example has 512 slots", "513, 600"});
   CHECK_FALSE(std::filesystem::exists(output));
 }
+
+}  // namespace run_tests

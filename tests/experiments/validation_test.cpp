@@ -7,6 +7,8 @@
 #include "models/error.hpp"
 #include "tests/support/program.hpp"
 
+namespace validation_tests {
+
 using namespace pipemoe;
 using namespace pipemoe::program;
 using Catch::Contains;
@@ -159,3 +161,5 @@ TEST_CASE("the degrees of both phases may be the best, or cost something",
   CHECK_THAT(to_csv(points), Contains("a,layer,2/1,"));
   CHECK(validation_point_from(to_json_line(points.back())) == points.back());
 }
+
+}  // namespace validation_tests
