@@ -56,9 +56,9 @@ void combine_backward(const RowShape& shape, const ChunkPlan& forward, const Chu
 
 // ---- Received order to packed order and back ----
 
-/// Copies the rows of `expert` from received order to packed order, and does not touch other rows of
-/// `packed`. Both buffers: [rows.rows(), width]. They may be one buffer if
-/// rows.is_packed(); the function then does nothing.
+/// Copies the rows of `expert` from received order to packed order, and does not touch other rows
+/// of `packed`. Both buffers: [rows.rows(), width]. They may be one buffer if rows.is_packed(); the
+/// function then does nothing.
 void pack_expert(const ReceivedRows& rows, std::int64_t expert, std::int64_t width,
                  std::span<const float> received, std::span<float> packed);
 /// The inverse of pack_expert.
