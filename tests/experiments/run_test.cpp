@@ -136,7 +136,7 @@ TEST_CASE("run refuses what it cannot run", "[program][run]") {
   check_refused(layer, {"--cluster", "--forward-degree", "--backward-degree"});
   check_refused(layer + "--schedule pipemoe-deferred --forward-degree 2 --backward-degree 2",
                 {"pipemoe-deferred needs --cluster"});
-  check_refused(layer + "--schedule fastermoe", {"fastermoe"});
+  check_refused(layer + "--schedule fastermoe --forward-degree 2", {"fastermoe has no degrees"});
   check_refused(layer + "--cluster experiments/clusters/rtx2080ti-100gib-64.toml",
                 {"64", "mpirun -np 64"});
   check_refused(kRun + "--set layer.dtype=bf16", {"dtype is bf16", "fp32"});

@@ -125,9 +125,9 @@ TEST_CASE("bad validations are refused in one line", "[experiments][validation]"
   };
   refused(kHead + regime, "regime[0].layer must hold at least one layer");
   refused(std::string(kHead) + kLayer, "regime");
-  refused(std::string(kHead) + kLayer + kLayer + regime, "layer[1].name stands twice");
-  refused(std::string(kHead) + kLayer + regime + regime, "regime[1].name stands twice");
-  refused(std::string(kHead) + kLayer + "[[regime]]\nname = 'a b'\n", "must hold no comma");
+  refused(std::string(kHead) + kLayer + kLayer + regime, "layer[1].name is there twice");
+  refused(std::string(kHead) + kLayer + regime + regime, "regime[1].name is there twice");
+  refused(std::string(kHead) + kLayer + "[[regime]]\nname = 'a b'\n", "must have no comma");
   refused(std::string(kHead) + kLayer + regime + "typo = 1\n", "typo is an unknown key");
   refused("typo = 1\n" + std::string(kHead) + kLayer + regime, "typo is an unknown key");
 }
