@@ -145,6 +145,16 @@ TEST_CASE("plan explains its choice to a person", "[program][plan]") {
   }
 }
 
+TEST_CASE("plan prints numbers where nothing is communicated or costs anything",
+          "[program][plan]") {
+  const std::string fit = "--set cluster.fits.";
+  const Outcome outcome =
+      run("plan " + fit + "all_to_all.64.alpha_s=0 " + fit + "all_to_all.64.beta_s_per_byte=0 " +
+          fit + "gemm.fp32.alpha_s=0 " + fit + "gemm.fp32.beta_s_per_flop=0 " + kInputs);
+  CHECK(outcome.exit_code == 0);
+  CHECK_THAT(outcome.out, Catch::Contains("0.0 %") && !Catch::Contains("nan"));
+}
+
 TEST_CASE("plan chooses among profiles of the same ranks", "[program][plan]") {
   const TemporaryDirectory folder;
   std::string text = text_of("experiments/clusters/rtx2080ti-100gib-64.toml");

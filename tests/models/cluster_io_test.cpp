@@ -70,7 +70,7 @@ class Draw {
   std::int64_t integer(std::int64_t from, std::int64_t to) {
     return std::uniform_int_distribution<std::int64_t>(from, to)(random_);
   }
-  // Of any size, most with 17 significant digits.
+  // Any size, most with 17 significant digits.
   double number() {
     const double digits = std::uniform_real_distribution<double>(0, 1)(random_);
     return chance() ? digits : std::ldexp(digits, static_cast<int>(integer(-80, 9)));
@@ -96,7 +96,7 @@ class Draw {
   std::pair<CollectiveKind, Group> collective() {
     return {static_cast<CollectiveKind>(integer(0, 3)), {integer(1, 512), integer(1, 2)}};
   }
-  // Of any sign, whole or not.
+  // Any sign, whole or not.
   Condition condition() {
     switch (integer(0, 4)) {
       case 0:
@@ -279,7 +279,7 @@ TEST_CASE("contention slows, by a factor from a source", "[models][cluster][io]"
 
 namespace {
 
-// Of experts of one size, with more keys.
+// Experts of one size, with more keys.
 std::string expert_contention(const std::string& keys = "") {
   return "[[contention.expert]]\nexperts_per_rank = 2\nmodel_dim = 8\nhidden_dim = 16\n" + keys +
          "compute_slowdown = 1.5\ncommunication_slowdown = 2\n";
