@@ -3,8 +3,8 @@
 #include <limits>
 #include <utility>
 
+#include "kernels/cpu_math.hpp"
 #include "kernels/gate.hpp"
-#include "kernels/vector_ops.hpp"
 #include "models/error.hpp"
 
 namespace pipemoe::exec {

@@ -7,10 +7,10 @@
 
 #include "exec/block_state.hpp"
 #include "exec/process_group.hpp"
+#include "kernels/experts.hpp"
+#include "kernels/gate.hpp"
 #include "kernels/permute.hpp"
-#include "kernels/received.hpp"
 #include "kernels/routing.hpp"
-#include "kernels/shapes.hpp"
 #include "models/layer.hpp"
 #include "models/schedule.hpp"
 #include "models/task_graph.hpp"

@@ -2,7 +2,7 @@
 
 #include <bit>
 
-#include "kernels/device_fill.hpp"
+#include "kernels/small_kernels.hpp"
 #include "models/error.hpp"
 
 namespace pipemoe::exec {

@@ -6,7 +6,7 @@
 
 #include "exec/block_state.hpp"
 #include "exec/cpu_moe_layer.hpp"
-#include "kernels/blas.hpp"
+#include "kernels/cpu_math.hpp"
 #include "models/error.hpp"
 #include "models/schedule.hpp"
 

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "kernels/expert_ffn.hpp"
+#include "kernels/experts.hpp"
 #include "models/layer.hpp"
 
 namespace pipemoe::exec {

@@ -7,7 +7,7 @@
 
 #include "exec/cuda_communicator.hpp"
 #include "kernels/cuda.hpp"
-#include "kernels/device_pause.hpp"
+#include "kernels/small_kernels.hpp"
 #include "models/error.hpp"
 
 namespace pipemoe::exec {

@@ -17,8 +17,7 @@
 #include <thread>
 
 #include "exec/cuda_communicator.hpp"
-#include "kernels/device_flags.hpp"
-#include "kernels/device_pause.hpp"
+#include "kernels/small_kernels.hpp"
 #include "models/error.hpp"
 #include "models/provenance.hpp"
 

@@ -172,7 +172,7 @@ void print_repeats(std::vector<Seconds> repeats) {
       milliseconds(repeats.back()));
 }
 
-// Of both, each once.
+// The notes of both, each once.
 std::vector<std::string> all_notes(const Both& both) {
   std::vector<std::string> notes = both.predicted.provenance.notes;
   for (const std::string& note : both.measured.provenance.notes) {
@@ -189,6 +189,7 @@ void print_text(const Both& both) {
   fmt::print("\n");
   print_wholes(both.comparison);
   print_repeats(both.measured.repeats);
+  if (both.predicted.basis) print_basis(*both.predicted.basis);
   print_notes(all_notes(both));
 }
 

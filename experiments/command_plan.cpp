@@ -141,7 +141,7 @@ bool worth_a_row(std::int64_t degree, const Plan& plan) {
 
 std::string cell(const PassPlan& pass, std::size_t row) {
   const auto& [degree, time] = pass.by_degree[row];
-  const double worse = (time / pass.choice.time - 1) * 100;
+  const double worse = percent(time - pass.choice.time, pass.choice.time);
   return fmt::format("{:>10.3f} {}", milliseconds(time),
                      degree == pass.choice.degree ? "  chosen" : fmt::format("{:+7.1f}%", worse));
 }
@@ -178,10 +178,10 @@ void print_why(const char* name, const PassPlan& pass) {
                                             ? "nothing: each step waits for the last"
                                             : to_string(now.binding));
   fmt::print("    start-up       {:.3f} ms, {:.1f} % of the time\n", milliseconds(now.startup),
-             100 * (now.startup / now.time));
+             percent(now.startup, now.time));
   fmt::print("    overlap hides  {:.3f} of {:.3f} ms communication ({:.1f} %)\n",
              milliseconds(now.hidden), milliseconds(now.communication),
-             100 * (now.hidden / now.communication));
+             percent(now.hidden, now.communication));
   if (next.degree == now.degree) {
     fmt::print("    degree {} is the largest allowed\n", now.degree);
     return;

@@ -6,6 +6,9 @@
 
 namespace pipemoe::program {
 
+/// The whole program; returns its exit code.
+int run(int argc, char** argv);
+
 void add_plan_command(CLI::App& app);
 void add_simulate_command(CLI::App& app);
 void add_run_command(CLI::App& app);

@@ -12,6 +12,10 @@
 namespace pipemoe::program {
 
 constexpr double milliseconds(Seconds time) { return time.count() * 1e3; }
+/// 0 where there is no whole.
+constexpr double percent(Seconds part, Seconds whole) {
+  return whole > Seconds{} ? 100 * (part / whole) : 0;
+}
 
 /// Breaks lines at spaces where they would be longer than `columns`; later lines are indented.
 std::string wrapped(const std::string& text, std::size_t indent, std::size_t columns);
@@ -21,7 +25,7 @@ void print_line(const std::string& text, std::size_t indent);
 void print_layer(const MoeLayer& layer);
 /// Layer, cluster and whether the layer fits a GPU's memory.
 void print_heading(const MoeLayer& layer, const Cluster& cluster);
-/// Of the makespan, how much rests on measured, interpolated and estimated costs.
+/// How much of the makespan rests on measured, interpolated and estimated costs.
 void print_basis(const BasisShares& shares);
 void print_notes(const std::vector<std::string>& notes);
 

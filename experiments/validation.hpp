@@ -56,7 +56,7 @@ struct ValidationPoint {
   Seconds measured_makespan{};  ///< the median
   Seconds measured_least{};
   Seconds measured_most{};
-  // Of an iteration of median makespan among those of which spans were taken.
+  // From an iteration of median makespan among those whose spans were recorded.
   Seconds measured_forward{};  ///< forward's share of it, times the median
   double measured_hidden = 0;
 

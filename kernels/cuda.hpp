@@ -1,10 +1,12 @@
-// The CUDA runtime's objects as values that clean up after themselves. Host code only.
+// The CUDA runtime's objects as values that free themselves, and the element types of device
+// memory. Every .cu file includes this header, so it includes neither Boost nor the task graph.
 #pragma once
 
 #include <cuda_runtime_api.h>
 
 #include <chrono>
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
@@ -14,15 +16,22 @@
 
 namespace pipemoe::cuda {
 
+/// The type of tokens, rows and expert weights in device memory. Kernels add in fp32.
+enum class Element { Fp32, Bf16 };
+constexpr std::int64_t size_of(Element element) { return element == Element::Fp32 ? 4 : 2; }
+
+/// Kernels move 16 bytes at a time, one unit. The width of a row must be a whole number of units.
+inline constexpr std::int64_t kUnitBytes = 16;
+
 /// Throws DeviceError unless `status` is success.
 inline void check(cudaError_t status, Where at = Where::here()) {
   if (status == cudaSuccess) return;
   throw DeviceError(std::string("CUDA: ") + cudaGetErrorString(status), at);
 }
-/// For destructors, which may not throw: one line on stderr.
+/// Writes one line to stderr unless `status` is success. For destructors, which may not throw.
 void log_failure(cudaError_t status, const char* what) noexcept;
 
-/// Devices that can be used; 0 without a driver.
+/// Returns the number of usable devices; 0 without a driver.
 int device_count() noexcept;
 
 struct Device {
@@ -31,18 +40,19 @@ struct Device {
   int minor = 0;
   int multiprocessors = 0;
   std::size_t memory = 0;  ///< bytes
-  int driver = 0;          ///< 13000 is CUDA 13.0, the newest that the driver supports
-  int runtime = 0;         ///< of the linked runtime
+  int driver = 0;          ///< newest CUDA version that the driver supports; 13000 is CUDA 13.0
+  int runtime = 0;         ///< version of the linked runtime
   bool has_bf16() const { return major >= 8; }
 };
-/// The current device. Throws DeviceError when there is none.
+/// Describes the current device. Throws DeviceError if there is none.
 Device current_device();
 
 /// A queue that does not synchronise with the default stream.
 class Stream {
  public:
   enum class Priority { Normal, High };
-  /// High: so many levels below the highest priority of the device, but not below Normal.
+  /// With High, the priority is `levels_below_highest` levels below the highest one of the device,
+  /// but never below Normal.
   explicit Stream(Priority priority = Priority::Normal, int levels_below_highest = 0);
   ~Stream();
   Stream(Stream&& other) noexcept : stream_(std::exchange(other.stream_, nullptr)) {}
@@ -74,7 +84,7 @@ class Event {
   void record(cudaStream_t stream, Where at = Where::here()) {
     check(cudaEventRecord(event_, stream), at);
   }
-  /// What `stream` is given from now on waits for what record() marked.
+  /// Makes work that is enqueued on `stream` from now on wait for what record() marked.
   void block(cudaStream_t stream, Where at = Where::here()) const {
     check(cudaStreamWaitEvent(stream, event_, 0), at);
   }
@@ -83,19 +93,20 @@ class Event {
  private:
   cudaEvent_t event_ = nullptr;
 };
-/// From any host memory. When it returns the bytes are there, for every stream: cudaMemcpy alone
-/// may return while they are still on their way, and non-blocking streams do not wait for that.
+
+/// Copies from any host memory. When it returns, every stream sees the bytes: cudaMemcpy alone may
+/// return before they have arrived, and non-blocking streams do not wait for it.
 void copy_to_device(void* to, const void* from, std::size_t bytes, Where at = Where::here());
 
-/// Between two recorded events with timing; waits for the later one.
+/// Returns the time between two recorded events with timing. Waits for the later one.
 std::chrono::duration<double> elapsed(const Event& from, const Event& to);
 
-/// Device memory, 256-byte aligned and not initialised.
+/// Device memory, aligned to 256 bytes, not initialised.
 class DeviceBuffer {
  public:
   DeviceBuffer() = default;
   explicit DeviceBuffer(std::size_t bytes);
-  /// Memory of another library, which `owner`'s deleter gives back.
+  /// Holds memory of another library. The deleter of `owner` frees it.
   DeviceBuffer(std::shared_ptr<void> owner, std::size_t bytes)
       : data_(owner.get()), bytes_(bytes), owner_(std::move(owner)) {}
   ~DeviceBuffer();
@@ -120,12 +131,12 @@ class DeviceBuffer {
  private:
   void* data_ = nullptr;
   std::size_t bytes_ = 0;
-  std::shared_ptr<void> owner_;  // null: the runtime's own
+  std::shared_ptr<void> owner_;  // null: the memory is from cudaMalloc
 };
-/// Makes buffers of at least one byte; empty: DeviceBuffer's own way.
+/// Allocates a buffer of at least one byte. An empty function means DeviceBuffer(bytes).
 using DeviceAllocator = std::function<DeviceBuffer(std::size_t bytes)>;
 
-/// Page-locked host memory, which copies to and from a device run beside everything else.
+/// Page-locked host memory. Copies between it and a device are asynchronous.
 class PinnedBuffer {
  public:
   PinnedBuffer() = default;
@@ -151,11 +162,12 @@ class PinnedBuffer {
   std::size_t bytes_ = 0;
 };
 
-/// A function of the CUDA driver, by the name and version that its header gives it: a program that
-/// links the driver does not start where there is none. Throws DeviceError.
+/// Returns a function of the CUDA driver, by the name and version of its header. A program that
+/// links the driver would not start on machines without one. Throws DeviceError if the driver lacks
+/// the function.
 void* driver_function(const char* name, unsigned version, Where at = Where::here());
 
-/// Work recorded once and launched as a whole.
+/// A CUDA graph: work that is recorded once and launched as a whole.
 class Graph {
  public:
   Graph() = default;
@@ -166,8 +178,9 @@ class Graph {
     return *this;
   }
 
-  /// Records what `work` gives to `stream`, and to streams that it joins to it by events and back,
-  /// without running it; `edit` changes the recording. Nothing in `work` may wait for the device.
+  /// Records what `work` enqueues on `stream`, and on streams that events fork from it and join to
+  /// it again, without running it. `edit` may change the recording. `work` must not wait for the
+  /// device.
   template <class Work>
   static Graph capture(cudaStream_t stream, Work&& work,
                        const std::function<void(cudaGraph_t)>& edit = {},

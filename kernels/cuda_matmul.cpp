@@ -1,6 +1,7 @@
 #include "kernels/cuda_matmul.hpp"
 
 #include <cublasLt.h>
+#include <cuda.h>
 #include <fmt/core.h>
 
 #include <algorithm>
@@ -10,11 +11,57 @@
 #include <optional>
 #include <vector>
 
-#include "kernels/device_fill.hpp"
-#include "kernels/zeroed_workspaces.hpp"
+#include "kernels/small_kernels.hpp"
 
 namespace pipemoe::cuda {
 namespace {
+
+constexpr std::size_t kWorkspaceAlignment = 256;
+
+// Asks the driver: the runtime's function fails for the driver's stream memory operations, which it
+// does not know.
+bool is_memset(cudaGraphNode_t node) {
+  static const auto type_of =
+      reinterpret_cast<decltype(&cuGraphNodeGetType)>(driver_function("cuGraphNodeGetType", 12000));
+  CUgraphNodeType type{};
+  if (type_of(node, &type) != CUDA_SUCCESS) {
+    throw DeviceError("CUDA: cannot read the type of a recorded node", Where::here());
+  }
+  return type == CU_GRAPH_NODE_TYPE_MEMSET;
+}
+
+std::vector<cudaGraphNode_t> nodes_of(cudaGraph_t graph) {
+  std::size_t count = 0;
+  check(cudaGraphGetNodes(graph, nullptr, &count));
+  std::vector<cudaGraphNode_t> nodes(count);
+  check(cudaGraphGetNodes(graph, nodes.data(), &count));
+  return nodes;
+}
+
+// Returns the neighbours of a node. `get` is cudaGraphNodeGetDependencies or
+// cudaGraphNodeGetDependentNodes.
+template <class Get>
+std::vector<cudaGraphNode_t> neighbours(cudaGraphNode_t node, Get get) {
+  std::size_t count = 0;
+  check(get(node, nullptr, nullptr, &count));
+  std::vector<cudaGraphNode_t> nodes(count);
+  std::vector<cudaGraphEdgeData> edges(
+      count);  // an edge may let a kernel start before the other ends
+  if (count > 0) check(get(node, nodes.data(), edges.data(), &count));
+  return nodes;
+}
+
+void remove_node(cudaGraph_t graph, cudaGraphNode_t node) {
+  const auto before = neighbours(node, cudaGraphNodeGetDependencies);
+  for (cudaGraphNode_t after : neighbours(node, cudaGraphNodeGetDependentNodes)) {
+    const auto known = neighbours(after, cudaGraphNodeGetDependencies);
+    for (cudaGraphNode_t one : before) {
+      if (std::find(known.begin(), known.end(), one) != known.end()) continue;
+      check(cudaGraphAddDependencies(graph, &one, &after, nullptr, 1));
+    }
+  }
+  check(cudaGraphDestroyNode(node));
+}
 
 void check(cublasStatus_t status, Where at = Where::here()) {
   if (status == CUBLAS_STATUS_SUCCESS) return;
@@ -37,7 +84,7 @@ bool has_bias(Epilogue epilogue) {
          epilogue == Epilogue::BiasGradientB;
 }
 
-// The library sees columns first: its A is our b.
+// The library is column-major, so its A is our b.
 cublasLtEpilogue_t library_epilogue(Epilogue epilogue) {
   switch (epilogue) {
     case Epilogue::None:
@@ -60,8 +107,8 @@ cublasLtEpilogue_t library_epilogue(Epilogue epilogue) {
   return CUBLASLT_EPILOGUE_DEFAULT;
 }
 
-// What all pointers of a batch are multiples of, given that the first ones are of 256.
-std::uint32_t alignment(Element element, std::int64_t ld, std::int64_t stride) {
+// Returns the alignment in bytes of all matrices of a batch, if the first one is 256-byte aligned.
+std::uint32_t alignment_of(Element element, std::int64_t ld, std::int64_t stride) {
   std::int64_t bytes = 256;
   while (bytes > 1 &&
          (ld * size_of(element) % bytes != 0 || stride * size_of(element) % bytes != 0))
@@ -69,9 +116,15 @@ std::uint32_t alignment(Element element, std::int64_t ld, std::int64_t stride) {
   return static_cast<std::uint32_t>(bytes);
 }
 
-class Description {
+}  // namespace
+
+// The next three types are not in the anonymous namespace, because Matmuls::State has them as
+// members.
+
+// A product as the library describes it.
+class MatmulDescription {
  public:
-  explicit Description(const Matmul& shape) {
+  explicit MatmulDescription(const Matmul& shape) {
     const auto compute =
         shape.in == Element::Fp32 && shape.tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
     check(cublasLtMatmulDescCreate(&operation_, compute, CUDA_R_32F));
@@ -95,14 +148,14 @@ class Description {
                 shape.transpose_a ? shape.k : shape.m, shape.lda, shape.batch, shape.stride_a);
     d_ = layout(shape.out, shape.n, shape.m, shape.ldd, shape.batch, shape.stride_d);
   }
-  ~Description() {
+  ~MatmulDescription() {
     if (operation_ != nullptr) (void)cublasLtMatmulDescDestroy(operation_);
     for (const cublasLtMatrixLayout_t matrix : {a_, b_, d_}) {
       if (matrix != nullptr) (void)cublasLtMatrixLayoutDestroy(matrix);
     }
   }
-  Description(const Description&) = delete;
-  Description& operator=(const Description&) = delete;
+  MatmulDescription(const MatmulDescription&) = delete;
+  MatmulDescription& operator=(const MatmulDescription&) = delete;
 
   void point(const Matmul& shape, const MatmulArgs& args) {
     if (has_bias(shape.epilogue)) set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, args.bias);
@@ -116,9 +169,9 @@ class Description {
     const auto set_preference = [&](cublasLtMatmulPreferenceAttributes_t key, auto value) {
       check(cublasLtMatmulPreferenceSetAttribute(preference, key, &value, sizeof value));
     };
-    const std::uint32_t align_a = alignment(shape.in, shape.ldb, shape.stride_b);
-    const std::uint32_t align_b = alignment(shape.in, shape.lda, shape.stride_a);
-    const std::uint32_t align_d = alignment(shape.out, shape.ldd, shape.stride_d);
+    const std::uint32_t align_a = alignment_of(shape.in, shape.ldb, shape.stride_b);
+    const std::uint32_t align_b = alignment_of(shape.in, shape.lda, shape.stride_a);
+    const std::uint32_t align_d = alignment_of(shape.out, shape.ldd, shape.stride_d);
     set_preference(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, Workspace::kBytes);
     set_preference(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, align_a);
     set_preference(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, align_b);
@@ -164,12 +217,24 @@ class Description {
   cublasLtMatrixLayout_t a_ = nullptr, b_ = nullptr, d_ = nullptr;
 };
 
-// Elements from the first to the last of a batch.
+struct MatmulAlgorithm {
+  cublasLtMatmulAlgo_t chosen{};
+  std::size_t workspace_bytes = 0;
+};
+
+struct PreparedMatmul {
+  std::unique_ptr<MatmulDescription> description;
+  std::optional<MatmulAlgorithm> algorithm;  // absent: the library has none
+};
+
+namespace {
+
+// Returns the number of elements from the first to the last of a batch.
 std::int64_t extent(std::int64_t rows, std::int64_t ld, std::int64_t batch, std::int64_t stride) {
   return (batch - 1) * stride + rows * ld;
 }
 
-// Operands for timing: memory of its own, random, freed at the end.
+// Random operands for timing.
 struct TrialOperands {
   DeviceBuffer a, b, d, bias, mask;
 
@@ -201,23 +266,19 @@ struct TrialOperands {
   MatmulArgs args() const { return {a.data(), b.data(), d.data(), bias.data(), mask.data()}; }
 };
 
-// More than the library has for most shapes.
+// The most algorithms that are timed. The library has fewer for most shapes.
 constexpr int kCandidates = 40;
 
-struct Algorithm {
-  cublasLtMatmulAlgo_t chosen{};
-  std::size_t workspace_bytes = 0;
-};
-
-// What timing chose, for the device of this process: timed once, the same bits everywhere.
+// The algorithms that timing chose in this process, which uses one device. Every Matmuls then uses
+// the same one for a shape, so equal inputs produce equal bits.
 class TimedAlgorithms {
  public:
-  std::optional<Algorithm> find(const Matmul& shape) {
+  std::optional<MatmulAlgorithm> find(const Matmul& shape) {
     const std::lock_guard lock(mutex_);
     const auto known = algorithms_.find(shape);
     return known == algorithms_.end() ? std::nullopt : std::optional(known->second);
   }
-  void keep(const Matmul& shape, const Algorithm& algorithm) {
+  void keep(const Matmul& shape, const MatmulAlgorithm& algorithm) {
     const std::lock_guard lock(mutex_);
     algorithms_.emplace(shape, algorithm);
   }
@@ -228,32 +289,33 @@ class TimedAlgorithms {
 
  private:
   std::mutex mutex_;
-  std::map<Matmul, Algorithm> algorithms_;
+  std::map<Matmul, MatmulAlgorithm> algorithms_;
 };
 
-// Times one product's algorithms, as a CUDA graph has them: there a memset, which some need, takes
-// 4 to 8 us with the gaps beside it (H200, CUDA 13.0, kernel traces of layers).
+// Times the algorithms of one product in CUDA graphs, as iterations run them: a memset, which some
+// algorithms need, takes 4 to 8 us there with the gaps around it (H200, CUDA 13.0, kernel traces of
+// layers).
 class Trials {
  public:
-  Trials(cublasLtHandle_t handle, Description& description, const Matmul& shape)
+  Trials(cublasLtHandle_t handle, MatmulDescription& description, const Matmul& shape)
       : handle_(handle), description_(description), shape_(shape), operands_(shape, stream_) {
     description.point(shape, operands_.args());
   }
-  // Each once after a warm-up, then the best few again: the least time decides.
-  Algorithm fastest(const std::vector<Algorithm>& candidates);
+  // Times each candidate once after a warm-up, then the best four again. The least time decides.
+  MatmulAlgorithm fastest(const std::vector<MatmulAlgorithm>& candidates);
 
  private:
   static constexpr int kRuns = 2;
 
-  cublasStatus_t run(const Algorithm& algorithm, std::span<std::byte> workspace) {
+  cublasStatus_t run(const MatmulAlgorithm& algorithm, std::span<std::byte> workspace) {
     return description_.run(handle_, shape_, operands_.args(), algorithm.chosen, workspace,
                             stream_);
   }
-  Graph record(const Algorithm& algorithm, int runs);
+  Graph record(const MatmulAlgorithm& algorithm, int runs);
   double time(const Graph& graph);
 
   cublasLtHandle_t handle_;
-  Description& description_;
+  MatmulDescription& description_;
   const Matmul& shape_;
   Stream stream_;
   Workspace workspace_;
@@ -262,7 +324,7 @@ class Trials {
   Event begin_{Event::Timing::On}, end_{Event::Timing::On};
 };
 
-Graph Trials::record(const Algorithm& algorithm, int runs) {
+Graph Trials::record(const MatmulAlgorithm& algorithm, int runs) {
   zeroed_.begin_iteration();
   Graph graph = Graph::capture(
       stream_,
@@ -286,7 +348,7 @@ double Trials::time(const Graph& graph) {
   return elapsed(begin_, end_).count();
 }
 
-Algorithm Trials::fastest(const std::vector<Algorithm>& candidates) {
+MatmulAlgorithm Trials::fastest(const std::vector<MatmulAlgorithm>& candidates) {
   std::vector<std::pair<double, std::size_t>> times;
   for (std::size_t i = 0; i < candidates.size(); ++i) {
     if (run(candidates[i], workspace_.all()) != CUBLAS_STATUS_SUCCESS) continue;
@@ -303,45 +365,69 @@ Algorithm Trials::fastest(const std::vector<Algorithm>& candidates) {
   return candidates[std::min_element(times.begin(), times.end())->second];
 }
 
-struct Plan {
-  std::unique_ptr<Description> description;
-  std::optional<Algorithm> algorithm;  // none: the library cannot
-};
-
 }  // namespace
+
+std::size_t ZeroedWorkspaces::size_of(std::size_t needed) {
+  return needed > kMost
+             ? 0
+             : (needed + kWorkspaceAlignment - 1) / kWorkspaceAlignment * kWorkspaceAlignment;
+}
+
+std::span<std::byte> ZeroedWorkspaces::take(std::size_t needed) {
+  const std::size_t size = size_of(needed);
+  if (size == 0 || taken_ + size > words_.bytes()) return {};
+  taken_ += size;
+  return all().subspan(taken_ - size, size);
+}
+
+bool ZeroedWorkspaces::zeroes_these(cudaGraphNode_t node) const {
+  if (!is_memset(node)) return false;
+  cudaMemsetParams memset{};
+  check(cudaGraphMemsetNodeGetParams(node, &memset));
+  const auto at = reinterpret_cast<std::uintptr_t>(memset.dst);
+  const auto begin = reinterpret_cast<std::uintptr_t>(words_.data());
+  return memset.value == 0 && at >= begin && at < begin + words_.bytes();
+}
+
+void ZeroedWorkspaces::drop_memsets(cudaGraph_t recorded) const {
+  for (cudaGraphNode_t node : nodes_of(recorded)) {
+    if (zeroes_these(node)) remove_node(recorded, node);
+  }
+}
 
 struct Matmuls::State {
   Search search;
   cublasLtHandle_t handle = nullptr;
-  std::map<Matmul, Plan> plans;
+  std::map<Matmul, PreparedMatmul> prepared;
 
   explicit State(Search how) : search(how) { check(cublasLtCreate(&handle)); }
   ~State() { (void)cublasLtDestroy(handle); }
 
-  const Plan& plan(const Matmul& shape);
-  std::optional<Algorithm> choose(Description& description, const Matmul& shape);
+  const PreparedMatmul& find_or_prepare(const Matmul& shape);
+  std::optional<MatmulAlgorithm> choose(MatmulDescription& description, const Matmul& shape);
 };
 
-const Plan& Matmuls::State::plan(const Matmul& shape) {
-  const auto known = plans.find(shape);
-  if (known != plans.end()) return known->second;
-  Plan plan{std::make_unique<Description>(shape), std::nullopt};
-  plan.algorithm = choose(*plan.description, shape);
-  return plans.emplace(shape, std::move(plan)).first->second;
+const PreparedMatmul& Matmuls::State::find_or_prepare(const Matmul& shape) {
+  const auto known = prepared.find(shape);
+  if (known != prepared.end()) return known->second;
+  PreparedMatmul made{std::make_unique<MatmulDescription>(shape), std::nullopt};
+  made.algorithm = choose(*made.description, shape);
+  return prepared.emplace(shape, std::move(made)).first->second;
 }
 
-std::optional<Algorithm> Matmuls::State::choose(Description& description, const Matmul& shape) {
+std::optional<MatmulAlgorithm> Matmuls::State::choose(MatmulDescription& description,
+                                                      const Matmul& shape) {
   const bool timed = search == Search::Timed;
   if (timed) {
     if (const auto known = TimedAlgorithms::of_process().find(shape)) return known;
   }
-  std::vector<Algorithm> candidates;
+  std::vector<MatmulAlgorithm> candidates;
   for (const auto& one : description.algorithms(handle, shape, timed ? kCandidates : 1)) {
     candidates.push_back({one.algo, one.workspaceSize});
   }
   if (candidates.empty()) return std::nullopt;
   if (!timed) return candidates.front();
-  const Algorithm fastest = Trials(handle, description, shape).fastest(candidates);
+  const MatmulAlgorithm fastest = Trials(handle, description, shape).fastest(candidates);
   TimedAlgorithms::of_process().keep(shape, fastest);
   return fastest;
 }
@@ -350,25 +436,27 @@ Matmuls::Matmuls(Search search) : state_(std::make_unique<State>(search)) {}
 Matmuls::~Matmuls() = default;
 
 bool Matmuls::can(const Matmul& shape) const {
-  return !Description(shape).algorithms(state_->handle, shape, 1).empty();
+  return !MatmulDescription(shape).algorithms(state_->handle, shape, 1).empty();
 }
 
-bool Matmuls::prepare(const Matmul& shape) { return state_->plan(shape).algorithm.has_value(); }
+bool Matmuls::prepare(const Matmul& shape) {
+  return state_->find_or_prepare(shape).algorithm.has_value();
+}
 
 std::size_t Matmuls::workspace_bytes(const Matmul& shape) {
-  const Plan& plan = state_->plan(shape);
-  return plan.algorithm ? plan.algorithm->workspace_bytes : 0;
+  const PreparedMatmul& prepared = state_->find_or_prepare(shape);
+  return prepared.algorithm ? prepared.algorithm->workspace_bytes : 0;
 }
 
 void Matmuls::run(const Matmul& shape, const MatmulArgs& args, std::span<std::byte> workspace,
                   cudaStream_t stream) {
-  const Plan& plan = state_->plan(shape);
-  if (!plan.algorithm) {
+  const PreparedMatmul& prepared = state_->find_or_prepare(shape);
+  if (!prepared.algorithm) {
     throw DeviceError("cuBLASLt has no algorithm for " + shape.describe(), Where::here());
   }
-  plan.description->point(shape, args);
-  check(plan.description->run(state_->handle, shape, args, plan.algorithm->chosen, workspace,
-                              stream));
+  prepared.description->point(shape, args);
+  check(prepared.description->run(state_->handle, shape, args, prepared.algorithm->chosen,
+                                  workspace, stream));
 }
 
 std::string Matmuls::version() {

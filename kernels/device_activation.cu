@@ -1,6 +1,5 @@
-#include "kernels/cuda.hpp"
 #include "kernels/device_activation.hpp"
-#include "kernels/device_unit.cuh"
+#include "kernels/device_common.cuh"
 
 namespace pipemoe::cuda {
 namespace {
@@ -14,7 +13,7 @@ __device__ float gelu_derivative(float x) {
 }
 __device__ float sigmoid(float x) { return 1 / (1 + expf(-x)); }
 
-// Where a thread's unit lies: blockIdx.z is the expert.
+// The unit that a thread processes. blockIdx.z is the expert.
 struct Place {
   std::int64_t row;
   std::int64_t column;
@@ -54,7 +53,7 @@ __global__ void activate_kernel(ExpertRows rows, Activate args) {
 #pragma unroll
   for (int v = 0; v < kUnit<T>; ++v) {
     const float in = x.value[v];
-    y.value[v] = args.activation == DeviceActivation::Relu   ? (in < 0 ? 0 : in)  // NaN stays
+    y.value[v] = args.activation == DeviceActivation::Relu   ? (in < 0 ? 0 : in)  // keeps NaN
                  : args.activation == DeviceActivation::Gelu ? gelu(in)
                                                              : in * sigmoid(in) * up.value[v];
   }
@@ -74,7 +73,8 @@ __global__ void add_bias_kernel(ExpertRows rows, AddBias args) {
   store(values, x);
 }
 
-// A block takes kSliceRows rows of 32 units: eight warps a row each, whose sums are then added.
+// A block sums kSliceRows rows of 32 units. Its eight warps take every eighth row each, and their
+// sums are added at the end.
 constexpr std::int64_t kSliceRows = 128;
 constexpr int kWarps = 8;
 
@@ -82,7 +82,7 @@ __host__ __device__ std::int64_t slices_of(std::int64_t rows) {
   return (rows + kSliceRows - 1) / kSliceRows;
 }
 
-// Where a thread of such a block works.
+// The rows and the column of a thread of such a block.
 struct Slice {
   int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   std::int64_t first = blockIdx.y * kSliceRows + warp, end;
@@ -99,7 +99,8 @@ struct Slice {
 template <class T>
 using WarpSums = Unit<T>[kWarps][32];
 
-// The warps' sums, added in order and left at `to` by the first warp. All threads take part.
+// Adds the warps' sums in order; the first warp writes the result to `to`. All threads must call
+// it.
 template <class T>
 __device__ void add_warps(WarpSums<T>& sums, const Slice& slice, Unit<T> sum, bool inside,
                           float* to) {
@@ -184,7 +185,7 @@ __global__ void __launch_bounds__(kThreads, kActivation == DeviceActivation::Rel
     add_warps<T>(sums, slice, up_sum, inside, args.partial + at * width + hidden + column);
 }
 
-// sums[i] = sum over slices of partial[slice, i].
+// sums[i] = sum over the slices of partial[slice, i], plus sums[i] if `accumulate`.
 template <class T>
 __global__ void end_sums_kernel(const float* partial, std::int64_t slices, std::int64_t stride,
                                 std::int64_t count, T* sums, bool accumulate) {
@@ -198,7 +199,7 @@ __global__ void end_sums_kernel(const float* partial, std::int64_t slices, std::
 
 constexpr std::int64_t kTokenSlice = 128;
 
-// blockIdx.z: which of the two sums.
+// blockIdx.z selects one of the two sums.
 template <class T, int kExperts>
 __global__ void __launch_bounds__(kThreads)
     sum_tokens_kernel(SumTokensShape shape, SumTokens one, SumTokens two, float* scratch) {

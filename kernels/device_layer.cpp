@@ -5,9 +5,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "kernels/device_activation.hpp"
 #include "kernels/device_layer_state.hpp"
-#include "kernels/routing.hpp"
 
 namespace pipemoe::cuda {
 namespace {
@@ -52,11 +50,11 @@ void check_runs_on(const DeviceLayerShape& shape, const Device& device) {
     throw InputError(fmt::format("num_experts is {}, must be a multiple of the {} ranks",
                                  shape.num_experts, shape.num_ranks));
   }
-  ensure(!shape.direct || shape.num_ranks == 1, "device layer: direct on several ranks");
+  ensure(!shape.direct || shape.num_ranks == 1, "device layer: direct needs one rank");
   ensure(!shape.keeps_own || (shape.num_ranks > 1 && shape.capacity >= 0),
-         "device layer: own rows kept on one rank, or without a capacity");
+         "device layer: keeps_own needs several ranks and a capacity");
   ensure(!shape.exchanges_by_expert || shape.capacity >= 0,
-         "device layer: exchanges by expert without a capacity");
+         "device layer: exchanges_by_expert needs a capacity");
   if (shape.element == Element::Bf16 && !device.has_bf16()) {
     throw InputError(fmt::format("dtype is bf16, which {} (compute capability {}.{}) lacks: fp32",
                                  device.name, device.major, device.minor));
@@ -70,7 +68,7 @@ DeviceLayer::State::State(const DeviceLayerShape& of, const DeviceWeights& with,
       weights(with),
       gradients(to),
       tokens(on),
-      matmuls(of.capacity < 0 ? Search::Heuristic : of.search),  // dropless: ever new shapes
+      matmuls(of.capacity < 0 ? Search::Heuristic : of.search),  // dropless shapes are always new
       exchanged_allocator(std::move(exchanged)) {
   const bool bf16 = shape.element == Element::Bf16;
   padded_experts = bf16 ? divided_up(shape.num_experts, 8) * 8 : shape.num_experts;
@@ -78,7 +76,7 @@ DeviceLayer::State::State(const DeviceLayerShape& of, const DeviceWeights& with,
   packs = received_order(shape) == ReceivedOrder::Packed;
   two_maps = !shape.direct && shape.forward_degree != shape.backward_degree;
   regroups = two_maps && !is_expert_major(shape);
-  // Support depends on types and strides, not on how many rows there are.
+  // What the library can fuse depends on types and strides, not on the number of rows.
   fusion = choose_fusion(
       shape, {.experts = shape.capacity < 0 ? 1 : shape.local_experts(), .rows = 64, .stride = 64},
       matmuls);
@@ -91,7 +89,7 @@ DeviceLayer::State::State(const DeviceLayerShape& of, const DeviceWeights& with,
     const Stream stream;
     write_blocks();
     allocate_rows();
-    upload(stream);
+    upload_moves(stream);
     stream.synchronize();
   }
   prepare_products();
@@ -140,7 +138,7 @@ void DeviceLayer::State::allocate_gate() {
 }
 
 void DeviceLayer::State::write_blocks() {
-  const auto write = [&](const char* name, const std::vector<DeviceChunk>& chunks) {
+  const auto write = [&](const char* name, const std::vector<ChunkPlacement>& chunks) {
     const std::vector<std::int32_t> begins = capacity_blocks(shape, placement, chunks);
     copy_to_device(at(name), begins.data(), begins.size() * 4);
   };
@@ -163,7 +161,7 @@ void DeviceLayer::State::allocate_rows() {
   const DeviceAllocator packed = packs ? DeviceAllocator() : exchanged;
   need("input", model, packed);
   need("hidden", hidden);
-  need("output", model, packed);  // and the gradient of the input
+  need("output", model, packed);  // also holds the gradient of the input
   need("output_gradient", model, packed);
   need("first_gradient", first);
   if (gelu_or_swiglu()) need("first", first);
@@ -183,7 +181,7 @@ void DeviceLayer::State::allocate_rows() {
   }
   if (shape.biases) need("first_bias_sums", placement.first_bias_sums * 4);
   std::int64_t sums = 0;
-  for (const DeviceChunk& chunk : placement.backward) {
+  for (const ChunkPlacement& chunk : placement.backward) {
     for (const ExpertGroup& group : chunk.groups) {
       sums = std::max(
           sums, partial_sums_size({.experts = group.experts, .rows = group.rows}, shape.model_dim));
@@ -193,7 +191,7 @@ void DeviceLayer::State::allocate_rows() {
   need("moves", static_cast<std::int64_t>(placement.moves.size() * sizeof(RowMove)));
 }
 
-void DeviceLayer::State::upload(cudaStream_t stream) {
+void DeviceLayer::State::upload_moves(cudaStream_t stream) {
   const std::size_t table = placement.moves.size() * sizeof(RowMove);
   const auto counts = static_cast<std::size_t>(shape.num_experts * 4);
   if (staged.bytes() < counts + 64 + table) staged = PinnedBuffer(2 * (counts + 64 + table));
@@ -204,8 +202,8 @@ void DeviceLayer::State::upload(cudaStream_t stream) {
 }
 
 void DeviceLayer::State::prepare_products() {
-  const auto each_group = [](const std::vector<DeviceChunk>& chunks, auto visit) {
-    for (const DeviceChunk& chunk : chunks) {
+  const auto each_group = [](const std::vector<ChunkPlacement>& chunks, auto visit) {
+    for (const ChunkPlacement& chunk : chunks) {
       for (const ExpertGroup& group : chunk.groups) {
         if (group.rows > 0) visit(group);
       }
@@ -253,9 +251,10 @@ RowMap DeviceLayer::State::map(Pass pass) const {
           at<std::int32_t>("forward_row_of"), bounds};
 }
 
-const DeviceChunk& DeviceLayer::State::chunk(Pass pass, std::int64_t index) const {
+const ChunkPlacement& DeviceLayer::State::chunk(Pass pass, std::int64_t index) const {
   const auto& chunks = pass == Pass::Forward ? placement.forward : placement.backward;
-  ensure(index >= 0 && index < static_cast<std::int64_t>(chunks.size()), "device layer: chunk");
+  ensure(index >= 0 && index < static_cast<std::int64_t>(chunks.size()),
+         "device layer: chunk out of range");
   return chunks[static_cast<std::size_t>(index)];
 }
 
@@ -274,7 +273,7 @@ DeviceLayer::~DeviceLayer() = default;
 
 std::vector<std::int64_t> DeviceLayer::read_counts(cudaStream_t stream) {
   State& s = *state_;
-  ensure(s.shape.capacity < 0, "read_counts: a layer with a capacity");
+  ensure(s.shape.capacity < 0, "read_counts: only for dropless layers");
   const auto experts = static_cast<std::size_t>(s.shape.num_experts);
   check(cudaMemcpyAsync(s.staged.data(), s.at("counts"), experts * 4, cudaMemcpyDeviceToHost,
                         stream));
@@ -286,14 +285,13 @@ std::vector<std::int64_t> DeviceLayer::read_counts(cudaStream_t stream) {
 void DeviceLayer::place_rows(const std::vector<std::int64_t>& sent, const ReceivedRows& received,
                              cudaStream_t stream) {
   State& s = *state_;
-  ensure(s.shape.capacity < 0, "place_rows: a layer with a capacity");
+  ensure(s.shape.capacity < 0, "place_rows: only for dropless layers");
   s.placement = place(s.shape, sent, received);
   s.allocate_rows();
-  s.upload(stream);
+  s.upload_moves(stream);
 }
 
-// Where an exchange of that chunk finds its rows or leaves them.
-std::byte* DeviceLayer::State::experts_side(const char* name, const DeviceChunk& chunk) const {
+std::byte* DeviceLayer::State::experts_side(const char* name, const ChunkPlacement& chunk) const {
   return row(name, shape.exchanges_by_expert ? 0 : chunk.received_begin, shape.model_dim);
 }
 
@@ -310,8 +308,8 @@ ExchangeBlocks DeviceLayer::State::blocks_of(std::int64_t degree, std::int64_t i
 
 DeviceExchange DeviceLayer::dispatch(Pass pass, std::int64_t index) const {
   const State& s = *state_;
-  ensure(!s.shape.direct, "dispatch: a direct layer");
-  const DeviceChunk& chunk = s.chunk(pass, index);
+  ensure(!s.shape.direct, "dispatch: a direct layer has no exchange");
+  const ChunkPlacement& chunk = s.chunk(pass, index);
   const std::int64_t width = s.shape.model_dim, row_bytes = width * size_of(s.shape.element);
   const char* packed = pass == Pass::Forward ? "input" : "output_gradient";
   DeviceExchange exchange{.send = s.row("sent", chunk.sent_begin, width),
@@ -332,7 +330,7 @@ DeviceExchange DeviceLayer::dispatch(Pass pass, std::int64_t index) const {
 DeviceExchange DeviceLayer::combine_exchange(Pass pass, std::int64_t index) const {
   const State& s = *state_;
   DeviceExchange exchange = dispatch(pass, index);
-  const DeviceChunk& chunk = s.chunk(pass, index);
+  const ChunkPlacement& chunk = s.chunk(pass, index);
   const std::int64_t width = s.shape.model_dim;
   std::swap(exchange.send_bytes, exchange.receive_bytes);
   if (exchange.blocks) exchange.blocks->to_experts = false;
@@ -344,7 +342,8 @@ DeviceExchange DeviceLayer::combine_exchange(Pass pass, std::int64_t index) cons
 std::int64_t DeviceExchange::equal_part() const {
   const std::int64_t part = send_bytes.front();
   for (const auto* parts : {&send_bytes, &receive_bytes}) {
-    for (const std::int64_t bytes : *parts) ensure(bytes == part, "an all-to-all of unequal parts");
+    for (const std::int64_t bytes : *parts)
+      ensure(bytes == part, "all-to-all: the parts are not equally large");
   }
   return part;
 }

@@ -1,13 +1,12 @@
-// DeviceLayer's tasks: what each gives to its stream.
+// The tasks of DeviceLayer: each enqueues its kernels and products on its stream.
 #include <algorithm>
 
-#include "kernels/device_fill.hpp"
 #include "kernels/device_layer_state.hpp"
 
 namespace pipemoe::cuda {
 namespace {
 
-// Bytes that a product reads and writes at least.
+// Returns the least number of bytes that a product reads and writes.
 double traffic(const Matmul& p) {
   const auto count = [](std::int64_t rows, std::int64_t columns, std::int64_t batch) {
     return static_cast<double>(rows * columns * batch);
@@ -19,6 +18,115 @@ double traffic(const Matmul& p) {
 
 }  // namespace
 
+// ---- Shapes of the products ----
+
+// A product that uses every multiprocessor delays the kernel of an exchange until it ends, or takes
+// twice as long beside it (PyTorch issue 143988).
+int ExpertProducts::multiprocessors(bool beside_exchanges) const {
+  return beside_exchanges ? shape_.multiprocessors_beside_exchanges : 0;
+}
+
+// The product of rows and weights: [rows, k] * [k, n].
+Matmul ExpertProducts::on_rows(const ExpertGroup& group, std::int64_t n, std::int64_t k,
+                               std::int64_t degree) const {
+  const bool several = group.experts > 1;
+  return {.m = group.rows,
+          .n = n,
+          .k = k,
+          .batch = group.experts,
+          .lda = k,
+          .ldb = n,
+          .ldd = n,
+          .stride_a = several ? group.stride * k : 0,
+          .stride_b = several ? k * n : 0,
+          .stride_d = several ? group.stride * n : 0,
+          .in = shape_.element,
+          .out = shape_.element,
+          .tf32 = shape_.tf32,
+          .multiprocessors = multiprocessors(degree > 1),
+          .zeroed = true};
+}
+
+// The product of transposed rows and rows: [m, rows] * [rows, n].
+Matmul ExpertProducts::over_rows(const ExpertGroup& group, std::int64_t m, std::int64_t n,
+                                 bool accumulate) const {
+  const bool several = group.experts > 1;
+  return {.m = m,
+          .n = n,
+          .k = group.rows,
+          .batch = group.experts,
+          .transpose_a = true,
+          .lda = m,
+          .ldb = n,
+          .ldd = n,
+          .stride_a = several ? group.stride * m : 0,
+          .stride_b = several ? group.stride * n : 0,
+          .stride_d = several ? m * n : 0,
+          .in = shape_.element,
+          .out = shape_.element,
+          .accumulate = accumulate,
+          .tf32 = shape_.tf32,
+          .multiprocessors =
+              multiprocessors(shape_.backward_degree > 1 || shape_.defers_weight_gradients),
+          .zeroed = true};
+}
+
+Matmul ExpertProducts::first(const ExpertGroup& group) const {
+  Matmul product = on_rows(group, shape_.first_width(), shape_.model_dim, shape_.forward_degree);
+  if (fusion_.first_bias) {
+    product.epilogue = fusion_.relu ? Epilogue::ReluBias : Epilogue::Bias;
+    product.stride_bias = group.experts > 1 ? shape_.first_width() : 0;
+  } else if (fusion_.relu) {
+    product.epilogue = Epilogue::Relu;
+  }
+  return product;
+}
+
+Matmul ExpertProducts::second(const ExpertGroup& group) const {
+  Matmul product = on_rows(group, shape_.model_dim, shape_.hidden_dim, shape_.forward_degree);
+  if (fusion_.second_bias) {
+    product.epilogue = Epilogue::Bias;
+    product.stride_bias = group.experts > 1 ? shape_.model_dim : 0;
+  }
+  return product;
+}
+
+Matmul ExpertProducts::hidden_gradient(const ExpertGroup& group) const {
+  Matmul product = on_rows(group, shape_.hidden_dim, shape_.model_dim, shape_.backward_degree);
+  product.transpose_b = true;
+  product.ldb = shape_.model_dim;
+  return product;
+}
+
+Matmul ExpertProducts::input_gradient(const ExpertGroup& group) const {
+  Matmul product = on_rows(group, shape_.model_dim, shape_.first_width(), shape_.backward_degree);
+  product.transpose_b = true;
+  product.ldb = shape_.first_width();
+  return product;
+}
+
+Matmul ExpertProducts::first_weight(const ExpertGroup& group, bool accumulate) const {
+  return over_rows(group, shape_.model_dim, shape_.first_width(), accumulate);
+}
+
+Matmul ExpertProducts::second_weight(const ExpertGroup& group, bool accumulate) const {
+  return over_rows(group, shape_.hidden_dim, shape_.model_dim, accumulate);
+}
+
+Fusion choose_fusion(const DeviceLayerShape& shape, const ExpertGroup& group,
+                     const Matmuls& matmuls) {
+  Fusion fusion{.first_bias = shape.biases,
+                .relu = shape.activation == DeviceActivation::Relu,
+                .second_bias = shape.biases};
+  const auto first = [&] { return ExpertProducts(shape, fusion).first(group); };
+  if (!matmuls.can(first())) fusion.relu = false;
+  if (!matmuls.can(first())) fusion.first_bias = false;
+  if (!matmuls.can(ExpertProducts(shape, fusion).second(group))) fusion.second_bias = false;
+  return fusion;
+}
+
+// ---- Tasks ----
+
 void DeviceLayer::State::multiply(const char* name, const Matmul& shape_of, const MatmulArgs& args,
                                   const Workspace& workspace, cudaStream_t stream) {
   std::span<std::byte> own;
@@ -27,7 +135,7 @@ void DeviceLayer::State::multiply(const char* name, const Matmul& shape_of, cons
   note(name, shape_of.flops(), traffic(shape_of), stream);
 }
 
-void DeviceLayer::State::move(const char* name, const Moves& moves, std::int64_t row_bytes,
+void DeviceLayer::State::move(const char* name, const MoveRange& moves, std::int64_t row_bytes,
                               const char* from, const char* to, cudaStream_t stream) {
   if (moves.count == 0) return;
   move_rows({at<RowMove>("moves") + moves.begin, moves.count, moves.most_rows, row_bytes, at(from),
@@ -149,7 +257,7 @@ void DeviceLayer::State::forward_group(const ExpertGroup& group, cudaStream_t st
 
 void DeviceLayer::expert_forward(std::int64_t index, cudaStream_t stream) {
   State& s = *state_;
-  const DeviceChunk& chunk = s.chunk(Pass::Forward, index);
+  const ChunkPlacement& chunk = s.chunk(Pass::Forward, index);
   const std::int64_t row_bytes = s.shape.model_dim * size_of(s.shape.element);
   s.move("pack", chunk.pack, row_bytes, "received", "input", stream);
   for (const ExpertGroup& group : chunk.groups) {
@@ -191,7 +299,7 @@ void DeviceLayer::combine_backward(cudaStream_t stream) {
          width * static_cast<double>(s.shape.tokens + 2 * s.placement.sent_rows), stream);
 }
 
-void DeviceLayer::State::regroup(const DeviceChunk& chunk, cudaStream_t stream) {
+void DeviceLayer::State::regroup(const ChunkPlacement& chunk, cudaStream_t stream) {
   const std::int64_t element = size_of(shape.element);
   const auto each = [&](std::int64_t row_bytes, const char* from, const char* to) {
     move("regroup", chunk.regroup, row_bytes, from, to, stream);
@@ -237,7 +345,7 @@ void DeviceLayer::State::gradient_group(const ExpertGroup& group, cudaStream_t s
 
 void DeviceLayer::expert_input_gradient(std::int64_t index, cudaStream_t stream) {
   State& s = *state_;
-  const DeviceChunk& chunk = s.chunk(Pass::Backward, index);
+  const ChunkPlacement& chunk = s.chunk(Pass::Backward, index);
   const std::int64_t row_bytes = s.shape.model_dim * size_of(s.shape.element);
   s.move("pack", chunk.pack, row_bytes, "received", "output_gradient", stream);
   if (s.regroups) s.regroup(chunk, stream);

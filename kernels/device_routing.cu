@@ -1,10 +1,8 @@
 #include <cub/block/block_reduce.cuh>
 #include <cub/block/block_scan.cuh>
 
-#include "kernels/cuda.hpp"
+#include "kernels/device_common.cuh"
 #include "kernels/device_routing.hpp"
-#include "kernels/device_slots.cuh"
-#include "kernels/device_unit.cuh"
 
 namespace pipemoe::cuda {
 namespace {
@@ -15,7 +13,8 @@ constexpr int kScoreThreads = 512;
 std::int64_t tiles_of(const DeviceRouting& routing) {
   return (routing.tokens + kTileTokens - 1) / kTileTokens;
 }
-// First choices take slots before second ones; dropless, a token's choices go together.
+// Counts are kept per level. With a capacity there are top_k levels, because all first choices take
+// slots before any second one. Dropless, a token's choices take slots together: one level.
 std::int64_t levels_of(const DeviceRouting& routing) {
   return routing.dropless() ? 1 : routing.top_k;
 }
@@ -39,7 +38,7 @@ struct Candidate {
   int expert;
 };
 
-// NaN never wins but by its lower index, so that k different experts come out.
+// Returns the winner of two. NaN wins only by a lower index, so the chosen experts are different.
 __device__ Candidate better(Candidate a, Candidate b) {
   if (b.expert < 0) return a;
   if (a.expert < 0) return b;
@@ -48,7 +47,7 @@ __device__ Candidate better(Candidate a, Candidate b) {
   return a.expert < b.expert ? a : b;
 }
 
-// kLanes threads share a token, each holds kValues experts: lane, lane + kLanes, ...
+// kLanes threads share a token. Each holds kValues experts: lane, lane + kLanes, ...
 template <int kLanes, int kValues>
 struct Token {
   float p[kValues];
@@ -77,7 +76,7 @@ struct Token {
     }
 #pragma unroll
     for (int i = 0; i < kValues; ++i) {
-      p[i] = part[kParts - 1][i];  // the small ones first
+      p[i] = part[kParts - 1][i];  // adds the small parts first
 #pragma unroll
       for (int j = kParts - 2; j >= 0; --j) p[i] += part[j][i];
     }
@@ -98,7 +97,8 @@ struct Token {
 #pragma unroll
     for (int i = 0; i < kValues; ++i) p[i] /= sum;
   }
-  // The best not yet in `taken`, a bit for each of this lane's experts; marks it.
+  // Returns the best expert that is not yet in `taken`, and adds it. `taken` has a bit for each of
+  // this lane's experts.
   __device__ Candidate take_best(unsigned& taken) const {
     Candidate best{0, -1};
 #pragma unroll
@@ -112,7 +112,7 @@ struct Token {
   }
   __device__ Candidate best_of_lanes(Candidate best) const {
 #if __CUDA_ARCH__ >= 800
-    if constexpr (kLanes == 32) {  // probabilities are ordered as their bits are; NaN as 0
+    if constexpr (kLanes == 32) {  // probabilities order as their bits do; NaN counts as 0
       const unsigned bits = best.probability > 0 ? __float_as_uint(best.probability) : 0;
       const unsigned most = __reduce_max_sync(0xffffffffu, best.expert < 0 ? 0 : bits);
       const bool wins = best.expert >= 0 && bits == most;
@@ -133,7 +133,7 @@ struct Token {
                             __shfl_xor_sync(0xffffffffu, best.expert, lanes, kLanes)};
       best = better(best, other);
     }
-    // With NaN among them lanes may differ: the first one's word counts.
+    // With NaN the lanes may disagree, so take the first lane's result.
     return {__shfl_sync(0xffffffffu, best.probability, 0, kLanes),
             __shfl_sync(0xffffffffu, best.expert, 0, kLanes)};
   }
@@ -159,7 +159,7 @@ __global__ void __launch_bounds__(kScoreThreads)
     of.softmax();
     unsigned taken = 0;
     float sum = 0;
-    float weights[(kMostChoices + kLanes - 1) / kLanes];  // lane j: choices j, j + kLanes, ...
+    float weights[(kMostChoices + kLanes - 1) / kLanes];  // lane j has choices j, j + kLanes, ...
     for (int choice = 0; choice < top_k; ++choice) {
       const Candidate best = of.take_best(taken);
       sum += best.probability;
@@ -193,7 +193,7 @@ __global__ void __launch_bounds__(kScoreThreads)
   }
 }
 
-// A block an expert, kEach entries a thread at a time.
+// One block per expert; each thread takes kEach tile counts at a time.
 __global__ void count_kernel(CountChoices args, int experts, int entries, float choices) {
   using Scan = cub::BlockScan<int, kThreads>;
   __shared__ typename Scan::TempStorage storage;
@@ -225,7 +225,7 @@ __global__ void count_kernel(CountChoices args, int experts, int entries, float 
   }
 }
 
-// One block.
+// Runs in one block.
 __global__ void blocks_kernel(const std::int32_t* counts, int experts, int degree,
                               std::int32_t* begin) {
   using Scan = cub::BlockScan<int, kThreads>;
@@ -248,7 +248,7 @@ __global__ void blocks_kernel(const std::int32_t* counts, int experts, int degre
 
 constexpr int kPlaceWarps = 4;
 
-// A warp takes one tile's choices of one level, 32 at a time and in order.
+// A warp takes the choices of one tile and level, 32 at a time and in order.
 __global__ void __launch_bounds__(kPlaceWarps * 32)
     place_kernel(DeviceRouting routing, PlaceChoices args, int levels, int tiles) {
   extern __shared__ std::int32_t next_slots[];  // [kPlaceWarps, num_experts]

@@ -3,9 +3,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "kernels/blas.hpp"
-#include "kernels/fast_math.hpp"
-#include "kernels/vector_ops.hpp"
+#include "kernels/cpu_math.hpp"
 
 namespace pipemoe::kernels {
 namespace {
@@ -22,8 +20,8 @@ bool contains(std::span<const std::int32_t> chosen, std::int32_t expert) {
   return std::find(chosen.begin(), chosen.end(), expert) != chosen.end();
 }
 
-// Also with NaN, k different experts come out.
-void choose(std::span<const float> probabilities, std::span<std::int32_t> experts) {
+// Chooses different experts even if probabilities are NaN.
+void choose_experts(std::span<const float> probabilities, std::span<std::int32_t> experts) {
   for (std::size_t choice = 0; choice < experts.size(); ++choice) {
     const auto before = experts.first(choice);
     std::int32_t best = -1;
@@ -43,36 +41,37 @@ float chosen_sum(std::span<const float> probabilities, std::span<const std::int3
   return sum;
 }
 
-void weigh(bool renormalize, std::span<const float> probabilities,
-           std::span<const std::int32_t> experts, std::span<float> weights) {
+void write_combine_weights(bool renormalize, std::span<const float> probabilities,
+                           std::span<const std::int32_t> experts, std::span<float> weights) {
   const float sum = renormalize ? chosen_sum(probabilities, experts) : 1;
   for (std::size_t i = 0; i < experts.size(); ++i) {
     weights[i] = probabilities[static_cast<std::size_t>(experts[i])] / sum;
   }
 }
 
-struct Token {
-  std::span<const float> probabilities;  // [num_experts]
-  std::span<const std::int32_t> experts;
+struct GatedToken {
+  std::span<const float> probabilities;    // [num_experts]
+  std::span<const std::int32_t> experts;   // [top_k]
   std::span<const float> weights;          // [top_k]
   std::span<const float> weight_gradient;  // [top_k]
 };
 
-// g_i - sum_j w_j g_j of weights that sum to 1, as sum_j w_j (g_i - g_j): exact to rounding even
-// where weight i is nearly all and the difference nearly nothing.
+// Returns g_i - sum_j w_j g_j for weights that sum to 1. Computes it as sum_j w_j (g_i - g_j),
+// which has no cancellation if w_i is nearly 1 and the result nearly 0.
 float above_mean(std::span<const float> weights, std::span<const float> gradient, std::size_t i) {
   float sum = 0;
   for (std::size_t j = 0; j < weights.size(); ++j) sum += weights[j] * (gradient[i] - gradient[j]);
   return sum;
 }
 
-std::size_t largest(std::span<const float> weights) {
+std::size_t index_of_largest(std::span<const float> weights) {
   return static_cast<std::size_t>(std::max_element(weights.begin(), weights.end()) -
                                   weights.begin());
 }
 
-// weight = p / S with S the sum over the chosen: d/dp_i = (g_i - sum_j g_j weight_j) / S.
-void add_weight_gradient(bool renormalize, const Token& token, std::span<float> gradient) {
+// Renormalised, weight_i = p_i / S, where S is the sum over the chosen experts. So the derivative
+// by p_i is (g_i - sum_j g_j weight_j) / S.
+void add_weight_gradient(bool renormalize, const GatedToken& token, std::span<float> gradient) {
   const float sum = renormalize ? chosen_sum(token.probabilities, token.experts) : 1;
   for (std::size_t i = 0; i < token.experts.size(); ++i) {
     const float by_weight = renormalize ? above_mean(token.weights, token.weight_gradient, i)
@@ -81,18 +80,19 @@ void add_weight_gradient(bool renormalize, const Token& token, std::span<float> 
   }
 }
 
-// d/dlogit_e = p_e * (g_e - sum_i g_i p_i), in place.
+// Replaces the gradient of the probabilities by that of the logits:
+// d/dlogit_e = p_e * (g_e - sum_i g_i p_i).
 void softmax_backward(std::span<const float> probabilities, std::span<float> gradient) {
   const float mean = dot(probabilities, gradient);
-  const std::size_t top = largest(probabilities);  // only this one's difference can be tiny
+  const std::size_t top = index_of_largest(probabilities);  // only its difference can be tiny
   const float of_top = probabilities[top] * above_mean(probabilities, gradient, top);
   for (std::size_t e = 0; e < gradient.size(); ++e) {
     gradient[e] = e == top ? of_top : probabilities[e] * (gradient[e] - mean);
   }
 }
 
-void start_with_auxiliary(const GateShape& shape, const GateBackward& args,
-                          std::span<float> gradient) {
+void write_auxiliary_gradient(const GateShape& shape, const GateBackward& args,
+                              std::span<float> gradient) {
   if (args.auxiliary_loss_gradient == 0) return fill(gradient, 0);
   const float factor = args.auxiliary_loss_gradient * static_cast<float>(shape.num_experts) /
                        static_cast<float>(shape.tokens);
@@ -113,6 +113,15 @@ void check_sizes(const GateShape& shape, const GateBackward& args) {
 
 }  // namespace
 
+GateShape gate_shape(const MoeLayer& layer, bool renormalize) {
+  check_fp32(layer);
+  return {.tokens = layer.tokens_per_rank,
+          .model_dim = layer.model_dim,
+          .num_experts = layer.num_experts,
+          .top_k = layer.top_k,
+          .renormalize = renormalize};
+}
+
 void gate_forward(const GateShape& shape, const GateForward& args) {
   ensure(shape.top_k >= 1 && shape.top_k <= shape.num_experts, "gate_forward: top_k");
   check_size(args.experts, shape.choices(), "gate_forward: experts");
@@ -126,9 +135,9 @@ void gate_forward(const GateShape& shape, const GateForward& args) {
     const auto probabilities = rows_of(args.probabilities, token, 1, shape.num_experts);
     const auto experts = rows_of(args.experts, token, 1, shape.top_k);
     softmax(probabilities);
-    choose(probabilities, experts);
-    weigh(shape.renormalize, probabilities, experts,
-          rows_of(args.combine_weights, token, 1, shape.top_k));
+    choose_experts(probabilities, experts);
+    write_combine_weights(shape.renormalize, probabilities, experts,
+                          rows_of(args.combine_weights, token, 1, shape.top_k));
   }
 }
 
@@ -158,12 +167,12 @@ float auxiliary_loss(const GateShape& shape, std::span<const float> probabilitie
 void gate_backward(const GateShape& shape, const GateBackward& args) {
   check_sizes(shape, args);
   for (std::int64_t token = 0; token < shape.tokens; ++token) {
-    const Token of{rows_of(args.probabilities, token, 1, shape.num_experts),
-                   rows_of(args.experts, token, 1, shape.top_k),
-                   rows_of(args.combine_weights, token, 1, shape.top_k),
-                   rows_of(args.combine_weight_gradient, token, 1, shape.top_k)};
+    const GatedToken of{rows_of(args.probabilities, token, 1, shape.num_experts),
+                        rows_of(args.experts, token, 1, shape.top_k),
+                        rows_of(args.combine_weights, token, 1, shape.top_k),
+                        rows_of(args.combine_weight_gradient, token, 1, shape.top_k)};
     const auto gradient = rows_of(args.logit_gradient, token, 1, shape.num_experts);
-    start_with_auxiliary(shape, args, gradient);
+    write_auxiliary_gradient(shape, args, gradient);
     add_weight_gradient(shape.renormalize, of, gradient);
     softmax_backward(of.probabilities, gradient);
   }

@@ -1,4 +1,6 @@
-// Tokens to rows in chunk layout and back, one rank's; weighted by the gate on the way back.
+// Moves rows on the CPU: one rank's tokens into the layout of a ChunkPlan and back, and what its
+// experts receive into packed order and back. All buffers are dense, row-major fp32. A buffer of
+// another size throws std::logic_error.
 #pragma once
 
 #include <cstdint>
@@ -7,6 +9,8 @@
 #include "kernels/routing.hpp"
 
 namespace pipemoe::kernels {
+
+// ---- Tokens to rows and back ----
 
 struct RowShape {
   std::int64_t tokens = 0;
@@ -18,14 +22,15 @@ struct Permute {
   std::span<const float> input;  ///< [tokens, model_dim]
   std::span<float> rows;         ///< out: [plan.rows(), model_dim]; unfilled slots are zero
 };
+/// Copies each token to the rows of its choices.
 void permute(const RowShape& shape, const ChunkPlan& plan, const Permute& args);
 
 struct PermuteBackward {
   std::span<const float> row_gradient;  ///< [plan.rows(), model_dim]
   std::span<float> input_gradient;      ///< out: [tokens, model_dim]
-  bool accumulate = false;              ///< adds to it
+  bool accumulate = false;              ///< true: adds to input_gradient
 };
-/// Sums the rows of each token, in order of its choices.
+/// Sums the rows of each token in the order of its choices.
 void permute_backward(const RowShape& shape, const ChunkPlan& plan, const PermuteBackward& args);
 
 struct Combine {
@@ -33,7 +38,8 @@ struct Combine {
   std::span<const float> combine_weights;  ///< [tokens, top_k]
   std::span<float> output;                 ///< out: [tokens, model_dim]
 };
-/// Sums each token's rows times their weights, in order of its choices; a dropped one adds nothing.
+/// Sums each token's rows times their weights in the order of its choices. A dropped choice adds
+/// nothing.
 void combine(const RowShape& shape, const ChunkPlan& plan, const Combine& args);
 
 struct CombineBackward {
@@ -43,9 +49,32 @@ struct CombineBackward {
   std::span<float> row_gradient;             ///< out: [backward.rows(), model_dim]
   std::span<float> combine_weight_gradient;  ///< out: [tokens, top_k]; 0 for a dropped choice
 };
-/// The experts' outputs lie as the forward pass left them, their gradients as the backward pass
-/// sends them. Requires plans of one assignment.
+/// Reads the experts' outputs in the forward plan's layout and writes their gradients in the
+/// backward plan's layout. Requires that both plans come from one assignment.
 void combine_backward(const RowShape& shape, const ChunkPlan& forward, const ChunkPlan& backward,
                       const CombineBackward& args);
+
+// ---- Received order to packed order and back ----
+
+/// Copies the rows of `expert` from received order to packed order, and does not touch other rows
+/// of `packed`. Both buffers: [rows.rows(), width]. They may be one buffer if rows.is_packed(); the
+/// function then does nothing.
+void pack_expert(const ReceivedRows& rows, std::int64_t expert, std::int64_t width,
+                 std::span<const float> received, std::span<float> packed);
+/// The inverse of pack_expert.
+void unpack_expert(const ReceivedRows& rows, std::int64_t expert, std::int64_t width,
+                   std::span<const float> packed, std::span<float> received);
+
+struct Regroup {
+  std::int64_t width = 0;
+  std::int64_t from_degree = 1;
+  std::int64_t to_degree = 1;
+  std::int64_t chunk = 0;       ///< in [0, to_degree)
+  std::span<const float> from;  ///< [all.rows(), width]: from_degree chunks in order, each packed
+  std::span<float> to;          ///< out: [all.chunk(to_degree, chunk).rows(), width], packed
+};
+/// Collects one chunk of `to_degree` chunks from all chunks of `from_degree`. The backward pass
+/// uses it on what the forward pass saved if their degrees differ. `all`: the rows of all chunks.
+void regroup(const ReceivedRows& all, const Regroup& args);
 
 }  // namespace pipemoe::kernels

@@ -13,7 +13,7 @@ using Doubles = std::vector<double>;
 
 std::size_t at(std::int64_t index) { return static_cast<std::size_t>(index); }
 
-// Sizes under the names of the formulas.
+// The layer's sizes, under the short names that formulas use.
 struct Sizes {
   std::int64_t ranks, tokens, k, experts, m, h, w;
 
@@ -47,7 +47,8 @@ double divisor(const ReferenceLayer& reference, const Doubles& p, const std::int
   return sum;
 }
 
-// Whether each choice is kept: rank by rank, first choices before second ones.
+// Returns for each choice whether it is kept. Each rank fills its own capacity, with first choices
+// before second ones.
 std::vector<bool> kept_choices(const ReferenceLayer& reference,
                                std::span<const std::int32_t> experts) {
   const Sizes s(reference);
@@ -73,7 +74,7 @@ Doubles loads(const Sizes& s, std::span<const std::int32_t> experts, std::int64_
   return load;
 }
 
-double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
+double exact_sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
 
 double activated(Activation activation, const Doubles& a, std::int64_t i, std::int64_t h) {
   const double x = a[at(i)];
@@ -83,7 +84,7 @@ double activated(Activation activation, const Doubles& a, std::int64_t i, std::i
     case Activation::Gelu:
       return x * std::erfc(-x / std::numbers::sqrt2) / 2;
     case Activation::SwiGlu:
-      return x * sigmoid(x) * a[at(h + i)];
+      return x * exact_sigmoid(x) * a[at(h + i)];
   }
   return std::numeric_limits<double>::quiet_NaN();
 }
@@ -91,7 +92,7 @@ double activated(Activation activation, const Doubles& a, std::int64_t i, std::i
 // Adds gradient * d activated(i) / d a to `to`.
 void activated_backward(Activation activation, const Doubles& a, std::int64_t i, std::int64_t h,
                         double gradient, Doubles& to) {
-  const double x = a[at(i)], s = sigmoid(x);
+  const double x = a[at(i)], s = exact_sigmoid(x);
   switch (activation) {
     case Activation::Relu:
       to[at(i)] += x > 0 ? gradient : 0;
@@ -135,7 +136,7 @@ ExpertValues expert_values(const ReferenceLayer& reference, const ReferenceParam
   return v;
 }
 
-// Given dy, adds to the gradients of expert e's parameters and of x.
+// Adds to the gradients of expert e's parameters (`to`) and of x (`dx`), given dy.
 void expert_backward(const ReferenceLayer& reference, const ReferenceParameters& parameters,
                      std::int64_t e, const double* x, const ExpertValues& v, const Doubles& dy,
                      ReferenceParameters& to, double* dx) {
@@ -163,7 +164,7 @@ void expert_backward(const ReferenceLayer& reference, const ReferenceParameters&
   }
 }
 
-// Given the gradient of a token's probabilities, adds to those of the gate and of x.
+// Adds to the gradients of the gate (`to`) and of x (`dx`), given that of a token's probabilities.
 void gate_backward_of(const Sizes& s, const ReferenceParameters& parameters, const Doubles& p,
                       const Doubles& dp, const double* x, Doubles& to, double* dx) {
   const double mean = std::inner_product(p.begin(), p.end(), dp.begin(), 0.0);
@@ -182,7 +183,7 @@ ReferenceParameters zeros_like(const ReferenceParameters& parameters) {
           Doubles(parameters.second_bias.size())};
 }
 
-// w_j = p_j / S: dw_j/dp_i = (i == j) / S - p_j / S^2, for i among the chosen.
+// Adds to dp. Renormalised, w_j = p_j / S, so dw_j/dp_i = (i == j) / S - p_j / S^2 for chosen i.
 void weights_backward(const ReferenceLayer& reference, const Doubles& p,
                       const std::int32_t* experts, const Doubles& dw, Doubles& dp) {
   const double sum = divisor(reference, p, experts);

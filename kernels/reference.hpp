@@ -1,5 +1,5 @@
-// The whole layer in float64, straight from the formulas: every rank's tokens in one process, no
-// chunks, no layouts, no code in common with the kernels it is there to check.
+// The whole layer in float64, computed directly from the formulas: the tokens of all ranks in one
+// process, without chunks or layouts. It shares no code with the kernels that it checks.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,7 @@
 
 namespace pipemoe::kernels {
 
-/// Also the shape of its gradients. An empty bias: there is none.
+/// The parameters of all ranks, or their gradients. A bias is empty if the layer has none.
 struct ReferenceParameters {
   std::vector<double> gate;         ///< [num_experts, model_dim]
   std::vector<double> first;        ///< [num_experts, model_dim, first width]
@@ -23,35 +23,38 @@ struct ReferenceLayer {
   MoeLayer layer;
   std::int64_t num_ranks = 1;
   bool renormalize = true;
-  double auxiliary_loss_weight = 0;  ///< of the sum of all ranks' losses
+  double auxiliary_loss_weight = 0;  ///< factor of the sum of all ranks' losses
 };
 
 struct ReferenceForward {
   std::vector<double> output;           ///< [num_ranks * tokens_per_rank, model_dim]
   std::vector<double> combine_weights;  ///< [num_ranks * tokens_per_rank, top_k]
-  double auxiliary_loss = 0;            ///< summed over the ranks, not weighted
+  double auxiliary_loss = 0;            ///< summed over the ranks, without its weight
 };
 
 struct ReferenceBackward {
   std::vector<double> input;       ///< [num_ranks * tokens_per_rank, model_dim]
-  ReferenceParameters parameters;  ///< the gate's summed over the ranks
+  ReferenceParameters parameters;  ///< the gate's gradient is summed over the ranks
 };
 
-/// The top_k most probable experts of each token, [num_ranks * tokens_per_rank, top_k]; equal ones
-/// by lower index. `gap` out, if given: the least difference of probabilities that decided a place.
+/// Returns the top_k most probable experts of each token, [num_ranks * tokens_per_rank, top_k]. Of
+/// equal probabilities, the lower index wins. Writes to `gap`, unless it is null, the smallest
+/// difference of two probabilities that decided a place.
 std::vector<std::int32_t> reference_routing(const ReferenceLayer& layer,
                                             const ReferenceParameters& parameters,
                                             std::span<const double> input, double* gap = nullptr);
 
-/// `input`: [num_ranks * tokens_per_rank, model_dim]. `experts` decides the routing, so that a near
-/// tie that fp32 breaks otherwise does not count as an error.
+/// `input`: [num_ranks * tokens_per_rank, model_dim]. `experts`, as reference_routing returns them,
+/// are the routing. Pass the routing of the kernels: a near tie that fp32 decides differently is
+/// then not an error.
 ReferenceForward reference_forward(const ReferenceLayer& layer,
                                    const ReferenceParameters& parameters,
                                    std::span<const double> input,
                                    std::span<const std::int32_t> experts);
 
-/// Gradients of sum(output * output_gradient) + auxiliary_loss_weight * auxiliary_loss, the routing
-/// and the experts' load held constant.
+/// Returns the gradients of sum(output * output_gradient) + auxiliary_loss_weight * auxiliary_loss.
+/// The routing and the experts' load count as constants. `output_gradient` has the shape of
+/// `input`.
 ReferenceBackward reference_backward(const ReferenceLayer& layer,
                                      const ReferenceParameters& parameters,
                                      std::span<const double> input,

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "kernels/vector_ops.hpp"
+#include "kernels/cpu_math.hpp"
 
 namespace pipemoe::kernels {
 namespace {
@@ -40,6 +40,14 @@ std::vector<std::int64_t> block_begins(const Assignment& assignment, std::int64_
 
 }  // namespace
 
+RoutingShape routing_shape(const MoeLayer& layer) {
+  check_fp32(layer);
+  RoutingShape shape{
+      .tokens = layer.tokens_per_rank, .num_experts = layer.num_experts, .top_k = layer.top_k};
+  if (layer.capacity_factor) shape.capacity = layer.capacity();
+  return shape;
+}
+
 Assignment assign(const RoutingShape& shape, std::span<const std::int32_t> experts) {
   check_experts(shape, experts);
   std::vector<std::int64_t> taken(static_cast<std::size_t>(shape.num_experts));
@@ -67,7 +75,7 @@ ChunkPlan plan_chunks(const RoutingShape& shape, std::span<const std::int32_t> e
                       const Assignment& assignment, std::int64_t degree) {
   ensure(degree >= 1, "plan_chunks: degree");
   check_experts(shape, experts);
-  ensure(assignment.slot.size() == experts.size(), "plan_chunks: assignment of other choices");
+  ensure(assignment.slot.size() == experts.size(), "plan_chunks: size of the assignment");
   ChunkPlan plan{.degree = degree, .num_experts = shape.num_experts};
   plan.block_begin = block_begins(assignment, degree);
   plan.row_of.assign(experts.size(), kDropped);
@@ -84,6 +92,39 @@ ChunkPlan plan_chunks(const RoutingShape& shape, std::span<const std::int32_t> e
     plan.choice_of[static_cast<std::size_t>(row)] = static_cast<std::int64_t>(choice);
   }
   return plan;
+}
+
+ReceivedRows::ReceivedRows(std::int64_t num_sources, std::int64_t local_experts,
+                           std::vector<std::int64_t> rows)
+    : num_sources_(num_sources), local_experts_(local_experts), rows_(std::move(rows)) {
+  ensure(static_cast<std::int64_t>(rows_.size()) == num_sources * local_experts,
+         "ReceivedRows: not one number per block");
+  received_begin_.push_back(0);
+  for (const std::int64_t block : rows_) received_begin_.push_back(received_begin_.back() + block);
+  packed_begin_.resize(rows_.size());
+  std::int64_t begin = 0;
+  for (std::int64_t expert = 0; expert < local_experts; ++expert) {
+    for (std::int64_t source = 0; source < num_sources; ++source) {
+      packed_begin_[index(source, expert)] = begin;
+      begin += block_rows(source, expert);
+    }
+  }
+}
+
+std::int64_t ReceivedRows::source_rows(std::int64_t source) const {
+  return received_begin_[index(source + 1, 0)] - received_begin_[index(source, 0)];
+}
+
+std::int64_t ReceivedRows::expert_rows(std::int64_t expert) const {
+  std::int64_t sum = 0;
+  for (std::int64_t source = 0; source < num_sources_; ++source) sum += block_rows(source, expert);
+  return sum;
+}
+
+ReceivedRows ReceivedRows::chunk(std::int64_t degree, std::int64_t chunk) const {
+  std::vector<std::int64_t> rows = rows_;
+  for (std::int64_t& block : rows) block = rows_in_chunk(block, degree, chunk);
+  return {num_sources_, local_experts_, std::move(rows)};
 }
 
 }  // namespace pipemoe::kernels

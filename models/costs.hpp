@@ -80,6 +80,7 @@ class Costs {
   /// Throws InputError when the graph is for another number of ranks, or one line that lists every
   /// task, or kind of task, without a cost.
   Costs(const TaskGraph& graph, const Cluster& cluster);
+  Costs(TaskGraph&& graph, const Cluster& cluster) = delete;  // it would dangle
 
   const TaskGraph& graph() const { return graph_; }
   const Cluster& cluster() const { return cluster_; }

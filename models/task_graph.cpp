@@ -189,7 +189,7 @@ void check_ranks(const Task& task, std::int64_t num_ranks) {
       task.work);
 }
 
-// Of one block in one micro-batch.
+// The work of one block in one micro-batch.
 struct BlockTotals {
   WorkTotals forward, backward;
   bool dispatches = false, combines = false;

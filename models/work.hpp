@@ -205,8 +205,9 @@ CollectiveKind collective_kind_from(const std::string& name);  ///< throws Input
 struct Collective {
   CollectiveKind kind = CollectiveKind::AllToAll;
   Group group;
-  /// Of an all-to-all. The others have a uniform one, whose per_rank() is the larger of a rank's
-  /// two buffers (all-gather: what it gets; reduce-scatter: what it gives), as nccl-tests count.
+  /// Only an all-to-all can be uneven. The others have a uniform one, whose per_rank() is the
+  /// larger of a rank's two buffers (all-gather: what it gets; reduce-scatter: what it gives), as
+  /// nccl-tests count.
   TrafficMatrix traffic;
 
   Bytes bytes() const { return traffic.per_rank(); }

@@ -13,7 +13,7 @@
 namespace pipemoe::sim {
 
 /// Nodes of GPUs. Each GPU has its own link into its node, each node its NIC into the network;
-/// all links are full-duplex. A node's own host stands behind its NIC, for node-to-node flows.
+/// all links are full-duplex. A node's own host is behind its NIC, for node-to-node flows.
 struct ClusterPlatform {
   struct Bandwidths {
     double gpu_link = 0, nic = 0, uplink = 0;
@@ -37,7 +37,7 @@ class World {
   static World& instance();
 
   simgrid::s4u::Engine& engine() { return *engine_; }
-  /// Of all platforms: SimGrid shares one between them.
+  /// All platforms share it, as SimGrid wants.
   simgrid::kernel::resource::Model& network_model() { return *network_model_; }
   /// Built once for each shape of cluster, then reused with the bandwidths of `cluster`.
   const ClusterPlatform& cluster(const Cluster& cluster);

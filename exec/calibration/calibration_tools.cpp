@@ -8,8 +8,8 @@
 #include <thread>
 
 #include "exec/graph_runner.hpp"
-#include "kernels/activation.hpp"
-#include "kernels/blas.hpp"
+#include "kernels/cpu_math.hpp"
+#include "kernels/experts.hpp"
 #include "models/task_graph.hpp"
 
 namespace pipemoe::exec {

@@ -8,8 +8,7 @@
 #include "exec/cuda_executor.hpp"
 #include "exec/execute.hpp"
 #include "kernels/cuda_matmul.hpp"
-#include "kernels/device_fill.hpp"
-#include "kernels/device_pause.hpp"
+#include "kernels/small_kernels.hpp"
 #include "models/error.hpp"
 
 namespace pipemoe::exec {

@@ -12,7 +12,7 @@
 
 namespace pipemoe::exec {
 
-/// By how much `count` things of one kind made a whole longer than the sum of its other parts.
+/// Time that `count` things of one kind add to a whole, beyond the sum of its other parts.
 struct ExtraTime {
   double count = 0;
   double seconds = 0;

@@ -1,6 +1,6 @@
-// One layer, forward and backward, on one GPU without an exchange: time of an iteration from a CUDA
-// graph and without one, time of each launch, and the limit that the GPU's own matrix products and
-// copies set. One JSON file.
+// Measures one layer, forward and backward, on one GPU without an exchange: the time of an
+// iteration as a CUDA graph and as single launches, the time of each launch, and the limit that the
+// GPU's own matrix products and copies set. Writes one JSON file.
 #include <fmt/core.h>
 
 #include <algorithm>
@@ -13,8 +13,8 @@
 #include <string_view>
 #include <vector>
 
-#include "kernels/device_fill.hpp"
 #include "kernels/device_layer.hpp"
+#include "kernels/small_kernels.hpp"
 #include "models/config.hpp"
 #include "models/layer.hpp"
 #include "models/version.hpp"
@@ -70,7 +70,7 @@ DeviceBuffer random_buffer(std::int64_t count, Element element, std::uint32_t se
   return buffer;
 }
 
-// Bytes read and written a second.
+// Returns the bytes that a copy reads and writes per second.
 double copy_rate(cudaStream_t stream) {
   constexpr std::size_t kBytes = std::size_t{2} << 30;
   const DeviceBuffer from = random_buffer(kBytes / 4, Element::Fp32, 1, 1, stream), to(kBytes);
@@ -80,7 +80,7 @@ double copy_rate(cudaStream_t stream) {
   return 2 * static_cast<double>(kBytes) / median(time_each(20, stream, copy));
 }
 
-// The layer's numbers: tokens and weights whose products stay of order one.
+// The tokens and weights of a layer, scaled so that products are of order one.
 struct Problem {
   DeviceLayerShape shape;
   DeviceBuffer input, output_gradient, output, input_gradient;
@@ -117,7 +117,7 @@ struct Problem {
   }
 };
 
-// An iteration; what only the gate's gradients wait for beside the experts, if `side` is given.
+// Runs an iteration. If `side` is given, the gate's gradients run on it, beside the experts.
 class Iteration {
  public:
   Iteration(DeviceLayer& layer, cudaStream_t stream, cudaStream_t side)
@@ -159,7 +159,8 @@ struct Step {
   std::vector<double> seconds;
 };
 
-// Each launch's time from one event to the next; the GPU is kept busy while the host catches up.
+// Times each launch from one event to the next. A large memset keeps the GPU busy while the host
+// enqueues the launches.
 json step_times(DeviceLayer& layer, int repeats, cudaStream_t stream) {
   const DeviceBuffer ballast(std::size_t{8} << 30);
   std::vector<std::string> order;
@@ -195,7 +196,7 @@ json step_times(DeviceLayer& layer, int repeats, cudaStream_t stream) {
   return all;
 }
 
-// Shapes of the experts' products, plain, with the names that the layer's steps have.
+// Returns the experts' products without epilogues, by the names of the layer's steps.
 std::vector<std::pair<std::string, Matmul>> products(const DeviceLayerShape& s) {
   const std::int64_t e = s.num_experts, r = s.capacity, m = s.model_dim, h = s.hidden_dim;
   const std::int64_t w = s.first_width();
@@ -223,7 +224,7 @@ std::vector<std::pair<std::string, Matmul>> products(const DeviceLayerShape& s) 
           {"first weight gradient", product(m, w, r, true, false)}};
 }
 
-// Seconds of a product in a row of its own kind.
+// Returns the seconds that a product takes when it runs repeatedly.
 double product_time(Matmuls& matmuls, const Matmul& shape, cudaStream_t stream) {
   const Workspace workspace;
   const DeviceBuffer a = random_buffer(shape.batch * shape.m * shape.k, shape.in, 1, 1, stream);
@@ -311,7 +312,7 @@ json measure(const std::string& path, const Options& options, double copy_bytes_
   for (const json& step : result["steps"]) {
     const double times = step["launches"].get<double>();
     step_sum += median_of(step["time"]) * times;
-    // The experts' products count by their rate, all else by its bytes.
+    // The limit counts the experts' products by their time, and all else by its bytes.
     const std::string name = step["step"];
     const bool product = std::any_of(result["products"].begin(), result["products"].end(),
                                      [&](const json& row) { return row["step"] == name; });
@@ -388,7 +389,7 @@ int run(const Options& options) {
   fmt::print("{}: copy {:.0f} GB/s\n", device.name, rate * 1e-9);
   for (const std::string& path : options.layers) {
     result["layers"].push_back(measure(path, options, rate));
-    std::ofstream(options.output) << result.dump(1) << "\n";  // what is done stays
+    std::ofstream(options.output) << result.dump(1) << "\n";  // keeps the layers that are done
     std::fflush(stdout);
   }
   return 0;

@@ -1,5 +1,5 @@
-// Speed of the CPU kernels on one core: experts against the matrix product alone (counter
-// of_sgemm), gate and permutations against memcpy (counter of_memcpy), measured in the same run.
+// Measures the CPU kernels on one core. The counter of_sgemm compares experts to the matrix product
+// alone; of_memcpy compares gate and permutation to memcpy. Both are measured in the same run.
 #include <benchmark/benchmark.h>
 
 #include <chrono>
@@ -7,8 +7,8 @@
 #include <random>
 #include <vector>
 
-#include "kernels/blas.hpp"
-#include "kernels/expert_ffn.hpp"
+#include "kernels/cpu_math.hpp"
+#include "kernels/experts.hpp"
 #include "kernels/gate.hpp"
 #include "kernels/permute.hpp"
 #include "models/bench/statistics.hpp"
@@ -19,7 +19,7 @@ using namespace pipemoe;
 using namespace pipemoe::kernels;
 using Floats = std::vector<float>;
 
-// 2048 rows of 1024 for two local experts of eight, from four sources.
+// Each rank has two of the eight experts, which receive 2048 rows of width 1024 from four ranks.
 const MoeLayer kLayer{.tokens_per_rank = 1024,
                       .model_dim = 1024,
                       .hidden_dim = 2048,
@@ -36,7 +36,7 @@ Floats random_floats(std::int64_t count) {
   return values;
 }
 
-// The best of a few: what the machine can do.
+// Returns the best of seven runs.
 template <class Work>
 double best_seconds(Work work) {
   double best = 1e30;
@@ -49,7 +49,7 @@ double best_seconds(Work work) {
   return best;
 }
 
-// Flops per second of a square product that is large enough.
+// Returns the flops per second of a large square product.
 double sgemm_peak() {
   constexpr std::int64_t kSize = 2048;
   static const double peak = [] {
@@ -61,7 +61,7 @@ double sgemm_peak() {
   return peak;
 }
 
-// Bytes read plus bytes written per second: the rows of a layer, one after the other.
+// Returns the bytes that memcpy reads and writes per second if it copies a layer's rows one by one.
 double memcpy_peak() {
   static const double peak = [] {
     const Floats from = random_floats(kLayer.rows() * kLayer.model_dim);
@@ -247,7 +247,7 @@ void CombineBackward_2048_rows(benchmark::State& state) {
 }
 BENCHMARK(CombineBackward_2048_rows)->Apply(for_tokens);
 
-// The yardsticks themselves, for the record.
+// The two speeds that the counters compare to.
 void Sgemm_2048(benchmark::State& state) {
   for (auto _ : state) sgemm_peak();
   state.counters["flops"] = sgemm_peak();

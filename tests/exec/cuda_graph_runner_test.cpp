@@ -7,7 +7,7 @@
 #include <memory>
 #include <thread>
 
-#include "kernels/device_flags.hpp"
+#include "kernels/small_kernels.hpp"
 #include "models/error.hpp"
 #include "tests/exec/executed_layer.hpp"
 

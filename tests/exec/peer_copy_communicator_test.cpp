@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <stdexcept>
 
-#include "kernels/device_flags.hpp"
+#include "kernels/small_kernels.hpp"
 
 using namespace pipemoe;
 using namespace pipemoe::exec;

@@ -2,6 +2,8 @@
 
 #include <catch2/catch.hpp>
 
+namespace exec_options_tests {
+
 using namespace pipemoe;
 using namespace pipemoe::program;
 using Catch::Contains;
@@ -40,3 +42,5 @@ TEST_CASE("NCCL's exchanges are limited as the profile's were", "[program][run]"
     CHECK_FALSE(backend.exchange_ctas);
   }
 }
+
+}  // namespace exec_options_tests

@@ -12,6 +12,8 @@
 #include "models/task_graph_io.hpp"
 #include "models/timeline_io.hpp"
 
+namespace program_tests {
+
 using namespace pipemoe;
 using namespace pipemoe::test;
 using Json = nlohmann::json;
@@ -141,6 +143,16 @@ TEST_CASE("plan explains its choice to a person", "[program][plan]") {
                            "cost nothing here: activation, gate, permutation"}) {
     CHECK_THAT(outcome.out, Catch::Contains(part));
   }
+}
+
+TEST_CASE("plan prints numbers where nothing is communicated or costs anything",
+          "[program][plan]") {
+  const std::string fit = "--set cluster.fits.";
+  const Outcome outcome =
+      run("plan " + fit + "all_to_all.64.alpha_s=0 " + fit + "all_to_all.64.beta_s_per_byte=0 " +
+          fit + "gemm.fp32.alpha_s=0 " + fit + "gemm.fp32.beta_s_per_flop=0 " + kInputs);
+  CHECK(outcome.exit_code == 0);
+  CHECK_THAT(outcome.out, Catch::Contains("0.0 %") && !Catch::Contains("nan"));
 }
 
 TEST_CASE("plan chooses among profiles of the same ranks", "[program][plan]") {
@@ -483,3 +495,5 @@ TEST_CASE("timelines that cannot be compared are refused", "[program][compare][e
        "block0.forward.dispatch.2 is in the predicted timeline, not in the measured one"});
   check_refused("compare --trace /nonexistent/t.json " + files.both(), {"cannot write"});
 }
+
+}  // namespace program_tests

@@ -14,6 +14,8 @@
 #include "models/timeline_io.hpp"
 #include "tests/support/launcher.hpp"
 
+namespace run_ranks_tests {
+
 using namespace pipemoe;
 using namespace pipemoe::test;
 using namespace std::chrono_literals;
@@ -242,3 +244,5 @@ TEST_CASE("chunks arrive while experts of the chunk before compute", "[program][
     if (degree == 1) CHECK(timeline.overlap_ratio() < 0.01);
   }
 }
+
+}  // namespace run_ranks_tests

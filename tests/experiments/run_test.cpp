@@ -7,6 +7,8 @@
 #include "models/timeline_io.hpp"
 #include "tests/support/program.hpp"
 
+namespace run_tests {
+
 using namespace pipemoe;
 using namespace pipemoe::test;
 using Catch::Contains;
@@ -134,7 +136,7 @@ TEST_CASE("run refuses what it cannot run", "[program][run]") {
   check_refused(layer, {"--cluster", "--forward-degree", "--backward-degree"});
   check_refused(layer + "--schedule pipemoe-deferred --forward-degree 2 --backward-degree 2",
                 {"pipemoe-deferred needs --cluster"});
-  check_refused(layer + "--schedule fastermoe", {"fastermoe"});
+  check_refused(layer + "--schedule fastermoe --forward-degree 2", {"fastermoe has no degrees"});
   check_refused(layer + "--cluster experiments/clusters/rtx2080ti-100gib-64.toml",
                 {"64", "mpirun -np 64"});
   check_refused(kRun + "--set layer.dtype=bf16", {"dtype is bf16", "fp32"});
@@ -161,3 +163,5 @@ TEST_CASE("calibrate refuses degrees of which none fits a layer", "[program][cal
       {"cpu-example has 512 slots", "513, 600"});
   CHECK_FALSE(std::filesystem::exists(output));
 }
+
+}  // namespace run_tests

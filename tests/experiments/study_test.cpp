@@ -8,6 +8,8 @@
 #include "models/files.hpp"
 #include "tests/support/program.hpp"
 
+namespace study_tests {
+
 using namespace pipemoe;
 using namespace pipemoe::program;
 using namespace pipemoe::test;
@@ -258,3 +260,5 @@ TEST_CASE("a distribution's p95 is the nearest rank", "[study]") {
   CHECK(of_100.max == 100);
   CHECK(distribution_of({7}).p95 == 7);
 }
+
+}  // namespace study_tests

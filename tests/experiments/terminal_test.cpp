@@ -2,6 +2,8 @@
 
 #include <catch2/catch.hpp>
 
+namespace terminal_tests {
+
 using namespace pipemoe;
 using namespace pipemoe::program;
 
@@ -40,3 +42,5 @@ TEST_CASE("long lines break at spaces and go on indented", "[terminal]") {
   CHECK(wrapped("one two three four", 2, 10) == "one two\n  three\n  four");
   CHECK(wrapped("0123456789abc de", 2, 10) == "0123456789abc\n  de");
 }
+
+}  // namespace terminal_tests

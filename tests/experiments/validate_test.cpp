@@ -6,6 +6,8 @@
 #include "models/files.hpp"
 #include "tests/support/program.hpp"
 
+namespace validate_tests {
+
 using namespace pipemoe;
 using namespace pipemoe::test;
 using Catch::Contains;
@@ -102,3 +104,5 @@ TEST_CASE("validate goes on where it was, and not with another configuration",
   CHECK(std::count(other.err.begin(), other.err.end(), '\n') == 1);
   CHECK(read_file(journal, "journal") == after);
 }
+
+}  // namespace validate_tests

@@ -7,6 +7,8 @@
 #include "models/error.hpp"
 #include "tests/support/program.hpp"
 
+namespace validation_tests {
+
 using namespace pipemoe;
 using namespace pipemoe::program;
 using Catch::Contains;
@@ -123,9 +125,9 @@ TEST_CASE("bad validations are refused in one line", "[experiments][validation]"
   };
   refused(kHead + regime, "regime[0].layer must hold at least one layer");
   refused(std::string(kHead) + kLayer, "regime");
-  refused(std::string(kHead) + kLayer + kLayer + regime, "layer[1].name stands twice");
-  refused(std::string(kHead) + kLayer + regime + regime, "regime[1].name stands twice");
-  refused(std::string(kHead) + kLayer + "[[regime]]\nname = 'a b'\n", "must hold no comma");
+  refused(std::string(kHead) + kLayer + kLayer + regime, "layer[1].name is there twice");
+  refused(std::string(kHead) + kLayer + regime + regime, "regime[1].name is there twice");
+  refused(std::string(kHead) + kLayer + "[[regime]]\nname = 'a b'\n", "must have no comma");
   refused(std::string(kHead) + kLayer + regime + "typo = 1\n", "typo is an unknown key");
   refused("typo = 1\n" + std::string(kHead) + kLayer + regime, "typo is an unknown key");
 }
@@ -159,3 +161,5 @@ TEST_CASE("the degrees of both phases may be the best, or cost something",
   CHECK_THAT(to_csv(points), Contains("a,layer,2/1,"));
   CHECK(validation_point_from(to_json_line(points.back())) == points.back());
 }
+
+}  // namespace validation_tests

@@ -1,16 +1,20 @@
-// Values to and from the device, as the tests' element type holds them.
+// Test support for GPUs: values to and from the device, rounded to an element type; and an
+// iteration of a layer on the GPU kernels with all ranks in one process and on one device, where
+// exchanges are copies.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <optional>
 #include <random>
 #include <span>
 #include <vector>
 
 #include "kernels/cuda.hpp"
-#include "kernels/device_types.hpp"
+#include "kernels/device_layer.hpp"
+#include "tests/kernels/whole_layer.hpp"
 
 namespace pipemoe::test {
 
@@ -28,7 +32,7 @@ inline float from_bf16(std::uint16_t x) {
   return value;
 }
 
-/// What the element holds of a value.
+/// Rounds a value to the element type.
 inline float rounded(float x, cuda::Element element) {
   return element == cuda::Element::Fp32 ? x : from_bf16(to_bf16(x));
 }
@@ -69,16 +73,16 @@ inline std::vector<float> floats_of(const void* from, std::int64_t count, cuda::
   return values;
 }
 
-/// `count` elements that must be written before they are read: NaN.
+/// Returns `count` elements of NaN: a test notices if one is read before it is written.
 inline cuda::DeviceBuffer poisoned_device(std::int64_t count, std::int64_t element_bytes) {
   cuda::DeviceBuffer buffer(static_cast<std::size_t>(count * element_bytes));
   if (buffer.bytes() == 0) return buffer;
   cuda::check(cudaMemset(buffer.data(), 0xff, buffer.bytes()));
-  cuda::check(cudaDeviceSynchronize());  // no stream of the tests' waits for it
+  cuda::check(cudaDeviceSynchronize());  // the tests' streams do not wait for the memset
   return buffer;
 }
 
-/// Normal values that the element holds exactly.
+/// Draws normally distributed values that the element type represents exactly.
 inline std::vector<float> normal_floats(std::mt19937_64& random, std::int64_t count,
                                         cuda::Element element, float scale = 1) {
   std::normal_distribution<float> normal(0, scale);
@@ -86,5 +90,25 @@ inline std::vector<float> normal_floats(std::mt19937_64& random, std::int64_t co
   for (float& value : values) value = rounded(normal(random), element);
   return values;
 }
+
+struct DeviceRun {
+  Degrees degrees;
+  cuda::Element element = cuda::Element::Fp32;
+  bool direct = false;  ///< one rank only
+  bool tf32 = false;
+  bool graph = false;  ///< records an iteration and replays it twice; not for dropless layers
+  cuda::Search search = cuda::Search::Heuristic;
+  std::optional<bool> packs = std::nullopt;
+  bool keeps_own = false;            ///< several ranks and a capacity only
+  bool exchanges_by_expert = false;  ///< a capacity only
+};
+
+/// As draw_problem(), with values rounded to the element type; the gate's stay fp32. Draws again
+/// until no near tie decides the routing.
+Problem draw_device_problem(const kernels::ReferenceLayer& reference, bool biases,
+                            std::uint64_t seed, cuda::Element element);
+
+/// Runs forward and backward. Buffers and results are NaN before.
+LayerResult run_device_layer(const Problem& problem, const DeviceRun& run);
 
 }  // namespace pipemoe::test

@@ -27,18 +27,19 @@ Gated gated(const GateShape& shape, const Floats& input, const Floats& weight) {
   return result;
 }
 
-struct Gradients {
+struct GateGradients {
   Floats input;
   Floats weight;
 };
 
-Gradients gradients(const GateShape& shape, const Floats& input, const Floats& weight,
-                    const Floats& weight_gradient, float auxiliary) {
+GateGradients gate_gradients(const GateShape& shape, const Floats& input, const Floats& weight,
+                             const Floats& weight_gradient, float auxiliary) {
   const Gated forward = gated(shape, input, weight);
   Floats load = poisoned(shape.num_experts);
   Floats logits = poisoned(shape.tokens * shape.num_experts);
   expert_load(shape, forward.experts, load);
-  Gradients result{Floats(input.size(), 10), poisoned(static_cast<std::int64_t>(weight.size()))};
+  GateGradients result{Floats(input.size(), 10),
+                       poisoned(static_cast<std::int64_t>(weight.size()))};
   gate_backward(shape, {input, weight, forward.probabilities, forward.experts, forward.weights,
                         weight_gradient, load, auxiliary, logits, result.input, result.weight});
   return result;
@@ -48,7 +49,7 @@ const float kLn2 = std::log(2.0f), kLn5 = std::log(5.0f);
 
 }  // namespace
 
-TEST_CASE("a gate by hand", "[kernels][gate]") {
+TEST_CASE("the choices of a gate are those computed by hand", "[kernels][gate]") {
   // Model dimension 1: logits are x * weight = ln 1, ln 2, ln 5, so probabilities 1/8, 2/8, 5/8.
   GateShape shape{.tokens = 1, .model_dim = 1, .num_experts = 3, .top_k = 2};
   const Gated result = gated(shape, {1}, {0, kLn2, kLn5});
@@ -62,13 +63,13 @@ TEST_CASE("a gate by hand", "[kernels][gate]") {
   CHECK(gated(shape, {1}, {0, kLn2, kLn5}).weights[0] == Approx(0.625).epsilon(1e-6));
 }
 
-TEST_CASE("equal probabilities are chosen by lower index", "[kernels][gate]") {
+TEST_CASE("of equal probabilities the lower index wins", "[kernels][gate]") {
   const GateShape shape{.tokens = 2, .model_dim = 1, .num_experts = 4, .top_k = 3};
   // Token 0: all equal. Token 1: expert 3 first, then 0 and 1 of three equal ones.
   CHECK(gated(shape, {0, 1}, {0, 0, 0, 1}).experts == std::vector<std::int32_t>{0, 1, 2, 3, 0, 1});
 }
 
-TEST_CASE("large logits neither overflow nor lose the rest", "[kernels][gate]") {
+TEST_CASE("large logits do not overflow", "[kernels][gate]") {
   const GateShape shape{.tokens = 1, .model_dim = 1, .num_experts = 3, .top_k = 3};
   const Gated result = gated(shape, {1}, {1e4f, 1e4f, -1e4f});
   CHECK(result.probabilities[0] == Approx(0.5));
@@ -76,16 +77,16 @@ TEST_CASE("large logits neither overflow nor lose the rest", "[kernels][gate]") 
   CHECK(result.weights[2] < 1e-30f);
 }
 
-TEST_CASE("NaN in a token still chooses different experts", "[kernels][gate]") {
+TEST_CASE("a token with NaN still chooses different experts", "[kernels][gate]") {
   const GateShape shape{.tokens = 1, .model_dim = 1, .num_experts = 4, .top_k = 3};
   const Gated result = gated(shape, poisoned(1), {0, 1, 2, 3});
   CHECK(std::set<std::int32_t>(result.experts.begin(), result.experts.end()).size() == 3);
   CHECK(std::isnan(result.weights[0]));
 }
 
-TEST_CASE("the auxiliary loss by hand", "[kernels][gate]") {
-  // Two tokens, both choose expert 1 of 2: load 0, 1. Probabilities of expert 1: 2/3 and 1/2 (a tie
-  // that would go to expert 0, so token 1 sits at logit ln 5: 5/6). Loss 2 * mean = 2/3 + 5/6.
+TEST_CASE("the auxiliary loss is the one computed by hand", "[kernels][gate]") {
+  // Two tokens with logits ln 2 and ln 5 for expert 1, so its probabilities are 2/3 and 5/6. Both
+  // tokens choose it: the load is 0, 1. The loss is 2 * mean = 2/3 + 5/6.
   const GateShape shape{.tokens = 2, .model_dim = 1, .num_experts = 2, .top_k = 1};
   const Gated result = gated(shape, {kLn2, kLn5}, {0, 1});
   Floats load = poisoned(2);
@@ -94,18 +95,18 @@ TEST_CASE("the auxiliary loss by hand", "[kernels][gate]") {
   CHECK(auxiliary_loss(shape, result.probabilities, load) == Approx(1.5).epsilon(1e-6));
 }
 
-TEST_CASE("a gate's gradient by hand", "[kernels][gate]") {
-  // One token x = 1, two experts with probabilities 1/3, 2/3; top-1 is expert 1. Not renormalised,
-  // the weight is p1: d p1 / d logits = p1 * (-p0, 1 - p1) = (-2/9, 2/9).
+TEST_CASE("the gradients of a gate are those computed by hand", "[kernels][gate]") {
+  // One token x = 1, and two experts with probabilities 1/3, 2/3. The choice is expert 1. Without
+  // renormalisation its weight is p1: d p1 / d logits = p1 * (-p0, 1 - p1) = (-2/9, 2/9).
   GateShape shape{.tokens = 1, .model_dim = 1, .num_experts = 2, .top_k = 1, .renormalize = false};
-  const Gradients plain = gradients(shape, {1}, {0, kLn2}, {9}, 0);
+  const GateGradients plain = gate_gradients(shape, {1}, {0, kLn2}, {9}, 0);
   CHECK(plain.weight[0] == Approx(-2).epsilon(1e-5));
   CHECK(plain.weight[1] == Approx(2).epsilon(1e-5));
-  // By the input: -2 * 0 + 2 * ln 2, added to the 10 that is there.
+  // The input's gradient is -2 * 0 + 2 * ln 2, added to the 10 in the buffer.
   CHECK(plain.input[0] == Approx(10 + 2 * std::log(2.0)).epsilon(1e-6));
-  // The auxiliary loss is 2 * p1: as if the weight's gradient were 2.
-  CHECK(gradients(shape, {1}, {0, kLn2}, {0}, 4.5f).weight[1] == Approx(2).epsilon(1e-5));
-  // Renormalised, the only weight is 1 whatever the probability.
+  // The auxiliary loss is 2 * p1. Times 4.5 it acts as a gradient of 9 for the weight.
+  CHECK(gate_gradients(shape, {1}, {0, kLn2}, {0}, 4.5f).weight[1] == Approx(2).epsilon(1e-5));
+  // With renormalisation the only weight is always 1.
   shape.renormalize = true;
-  CHECK(gradients(shape, {1}, {0, kLn2}, {9}, 0).weight == Floats{0, 0});
+  CHECK(gate_gradients(shape, {1}, {0, kLn2}, {9}, 0).weight == Floats{0, 0});
 }

@@ -1,4 +1,5 @@
-// The reference checks the kernels; finite differences and a layer by hand check the reference.
+// Tests of the float64 reference, which checks the kernels: against a layer computed by hand, and
+// against finite differences.
 #include "kernels/reference.hpp"
 
 #include <catch2/catch.hpp>
@@ -21,8 +22,9 @@ double loss(const Problem& p) {
          p.reference.auxiliary_loss_weight * forward.auxiliary_loss;
 }
 
-// ||numeric - exact|| / ||exact|| over all values of one array of the problem. Fourth order: the
-// error is of the order of step^4 and rounding / step, both below 1e-9.
+// Returns ||numeric - exact|| / ||exact|| over all values of one array of the problem. The
+// differences are of fourth order: their error is about step^4 plus rounding / step, both below
+// 1e-9.
 double difference_error(Problem& p, Doubles& values, const Doubles& exact) {
   constexpr double kStep = 1e-3;
   double error = 0, norm = 0;
@@ -40,8 +42,8 @@ double difference_error(Problem& p, Doubles& values, const Doubles& exact) {
   return std::sqrt(error / std::max(norm, 1e-24));
 }
 
-ReferenceLayer small_layer(Activation activation, std::optional<double> capacity,
-                           bool renormalize) {
+ReferenceLayer reference_layer(Activation activation, std::optional<double> capacity,
+                               bool renormalize) {
   return {.layer = {.tokens_per_rank = 6,
                     .model_dim = 3,
                     .hidden_dim = 4,
@@ -56,10 +58,10 @@ ReferenceLayer small_layer(Activation activation, std::optional<double> capacity
 
 }  // namespace
 
-TEST_CASE("a layer by hand", "[kernels][reference]") {
-  // One token x = 1, model and hidden dimension 1, two experts with logits ln 1, ln 3: p = 1/4,
-  // 3/4. ReLU experts: y0 = (1*2 + 1) * 3 + 1 = 10, y1 = (1*4 - 1) * 2 + 0 = 6. y = 10/4 + 18/4
-  // = 7.
+TEST_CASE("the reference computes a layer as by hand", "[kernels][reference]") {
+  // One token x = 1, model and hidden dimension 1, and two experts with logits ln 1 and ln 3, so p
+  // is 1/4 and 3/4. The ReLU experts compute y0 = (1*2 + 1) * 3 + 1 = 10 and y1 = (1*4 - 1) * 2 + 0
+  // = 6. The output is y = 10/4 + 18/4 = 7.
   const ReferenceLayer layer{.layer = {.tokens_per_rank = 1,
                                        .model_dim = 1,
                                        .hidden_dim = 1,
@@ -79,16 +81,16 @@ TEST_CASE("a layer by hand", "[kernels][reference]") {
   CHECK(backward.parameters.first[1] == Approx(0.75 * 2).epsilon(1e-12));
   // d y / d logit 1 = p1 * (y1 - y) = 3/4 * (6 - 7).
   CHECK(backward.parameters.gate[1] == Approx(-0.75).epsilon(1e-12));
-  // By x: through the experts 1/4 * 3*2 + 3/4 * 2*4, through the gate -3/4 * ln 3.
+  // dx through the experts is 1/4 * 3*2 + 3/4 * 2*4, and through the gate -3/4 * ln 3.
   CHECK(backward.input[0] == Approx(7.5 - 0.75 * std::log(3.0)).epsilon(1e-12));
 }
 
 TEST_CASE("the reference's gradients equal finite differences", "[kernels][reference]") {
-  // Without the kink of ReLU, which the test below takes on; its other terms are the same code.
+  // ReLU has a kink, so the next test covers it. All other code is the same.
   const auto activation = GENERATE(Activation::Gelu, Activation::SwiGlu);
   const auto capacity = GENERATE(std::optional<double>(0.75), std::optional<double>());
   const bool renormalize = GENERATE(true, false);
-  Problem p = draw_problem(small_layer(activation, capacity, renormalize), true, 3);
+  Problem p = draw_problem(reference_layer(activation, capacity, renormalize), true, 3);
   const ReferenceBackward exact =
       reference_backward(p.reference, p.parameters, p.input, p.experts, p.output_gradient);
   CAPTURE(to_string(activation), capacity.value_or(0), renormalize);
@@ -100,9 +102,10 @@ TEST_CASE("the reference's gradients equal finite differences", "[kernels][refer
   CHECK(difference_error(p, p.parameters.second_bias, exact.parameters.second_bias) < 1e-6);
 }
 
-TEST_CASE("with ReLU, too, away from its kink", "[kernels][reference]") {
-  Problem p = draw_problem(small_layer(Activation::Relu, 0.75, true), true, 4);
-  // Biases of +-30 decide every unit; each second one is off.
+TEST_CASE("the reference's gradients with ReLU equal finite differences away from its kink",
+          "[kernels][reference]") {
+  Problem p = draw_problem(reference_layer(Activation::Relu, 0.75, true), true, 4);
+  // Biases of +-30 switch every second hidden unit off and the others on.
   for (std::size_t i = 0; i < p.parameters.first_bias.size(); ++i) {
     p.parameters.first_bias[i] = i % 2 == 0 ? 30 : -30;
   }
@@ -116,7 +119,7 @@ TEST_CASE("with ReLU, too, away from its kink", "[kernels][reference]") {
 
 TEST_CASE("the kernels' gradients equal finite differences of the reference",
           "[kernels][reference]") {
-  Problem p = draw_problem(small_layer(Activation::SwiGlu, 0.75, true), true, 5);
+  Problem p = draw_problem(reference_layer(Activation::SwiGlu, 0.75, true), true, 5);
   const LayerResult result = run_layer(p, {2, 3});
   const Doubles input(result.input_gradient.begin(), result.input_gradient.end());
   const Doubles gate(result.gate.begin(), result.gate.end());
@@ -127,7 +130,7 @@ TEST_CASE("the kernels' gradients equal finite differences of the reference",
 }
 
 TEST_CASE("a capacity drops rows in the reference", "[kernels][reference]") {
-  // Both tokens want expert 0 only; it has room for ceil(1 * 1 * 2 / 2) = 1.
+  // Both tokens choose expert 0, which has room for ceil(1 * 1 * 2 / 2) = 1.
   const ReferenceLayer layer{
       .layer = {
           .tokens_per_rank = 2, .model_dim = 1, .hidden_dim = 1, .num_experts = 2, .top_k = 1}};

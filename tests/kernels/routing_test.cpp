@@ -1,5 +1,6 @@
 #include "kernels/routing.hpp"
 
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <numeric>
 #include <random>
@@ -47,7 +48,7 @@ TEST_CASE("dropless rows are an expert's tokens in order", "[kernels][routing]")
   CHECK(result.rows == Rows{3, 3, 0});
 }
 
-TEST_CASE("an expert that does not exist is refused", "[kernels][routing]") {
+TEST_CASE("an expert out of range is refused", "[kernels][routing]") {
   const RoutingShape shape{.tokens = 1, .num_experts = 2, .top_k = 1};
   CHECK_THROWS_AS(assign(shape, Experts{2}), std::logic_error);
   CHECK_THROWS_AS(assign(shape, Experts{-1}), std::logic_error);
@@ -67,7 +68,7 @@ TEST_CASE("a chunk holds its part of every expert's rows", "[kernels][routing]")
   CHECK(plan.block_rows(0, 1) == 1);
 }
 
-TEST_CASE("unfilled slots of a capacity stay in the layout, empty", "[kernels][routing]") {
+TEST_CASE("unfilled slots of a capacity stay in the layout", "[kernels][routing]") {
   const RoutingShape shape{.tokens = 2, .num_experts = 2, .top_k = 1, .capacity = 3};
   const Experts experts{1, 1};
   const ChunkPlan plan = plan_chunks(shape, experts, assign(shape, experts), 3);
@@ -76,7 +77,7 @@ TEST_CASE("unfilled slots of a capacity stay in the layout, empty", "[kernels][r
   CHECK(plan.choice_of == Rows{kEmpty, 0, kEmpty, 1, kEmpty, kEmpty});
 }
 
-TEST_CASE("chunks of a capacity have the rows that the layer says", "[kernels][routing]") {
+TEST_CASE("chunks of a capacity have as many rows as the layer says", "[kernels][routing]") {
   std::mt19937_64 random(1);
   for (int i = 0; i < 100; ++i) {
     MoeLayer layer = test::random_layer(random, 4);
@@ -98,16 +99,16 @@ TEST_CASE("chunks of a capacity have the rows that the layer says", "[kernels][r
 
 TEST_CASE("plans of any degree are one to one and keep each expert's order", "[kernels][routing]") {
   std::mt19937_64 random(2);
-  const auto draw = [&](std::int64_t least, std::int64_t most) {
+  const auto draw_int = [&](std::int64_t least, std::int64_t most) {
     return std::uniform_int_distribution<std::int64_t>(least, most)(random);
   };
   for (int i = 0; i < 300; ++i) {
-    RoutingShape shape{.tokens = draw(1, 40), .num_experts = draw(1, 9)};
-    shape.top_k = draw(1, shape.num_experts);
-    if (i % 2 == 0) shape.capacity = draw(1, 20);
+    RoutingShape shape{.tokens = draw_int(1, 40), .num_experts = draw_int(1, 9)};
+    shape.top_k = draw_int(1, shape.num_experts);
+    if (i % 2 == 0) shape.capacity = draw_int(1, 20);
     const Experts experts = random_experts(random, shape);
     const Assignment assignment = assign(shape, experts);
-    const std::int64_t degree = draw(1, 12);
+    const std::int64_t degree = draw_int(1, 12);
     const ChunkPlan plan = plan_chunks(shape, experts, assignment, degree);
     CAPTURE(i, shape.tokens, shape.num_experts, shape.top_k, degree);
     REQUIRE(plan.rows() == std::accumulate(assignment.rows.begin(), assignment.rows.end(), 0));
@@ -131,4 +132,19 @@ TEST_CASE("plans of any degree are one to one and keep each expert's order", "[k
     REQUIRE(filled == static_cast<std::int64_t>(experts.size()) -
                           std::count(assignment.slot.begin(), assignment.slot.end(), kDropped));
   }
+}
+
+TEST_CASE("a chunk of received rows is each block's part", "[kernels][routing]") {
+  // Blocks of 1, 2, 3, 0 rows in 2 chunks: 1 1 2 0 and 0 1 1 0.
+  const ReceivedRows rows(2, 2, {1, 2, 3, 0});
+  const ReceivedRows first = rows.chunk(2, 0), second = rows.chunk(2, 1);
+  CHECK(first.rows() == 4);
+  CHECK(second.rows() == 2);
+  CHECK(first.block_rows(1, 0) == 2);
+  CHECK(second.block_rows(0, 0) == 0);
+  CHECK(second.block_rows(1, 0) == 1);
+}
+
+TEST_CASE("received rows need one number for each block", "[kernels][routing]") {
+  CHECK_THROWS_AS(ReceivedRows(2, 2, {1, 2, 3}), std::logic_error);
 }

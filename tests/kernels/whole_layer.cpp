@@ -4,12 +4,11 @@
 #include <limits>
 #include <stdexcept>
 
-#include "kernels/expert_ffn.hpp"
+#include "kernels/cpu_math.hpp"
+#include "kernels/experts.hpp"
 #include "kernels/gate.hpp"
 #include "kernels/permute.hpp"
-#include "kernels/received.hpp"
 #include "kernels/routing.hpp"
-#include "kernels/vector_ops.hpp"
 
 namespace pipemoe::test {
 namespace {
@@ -38,14 +37,14 @@ std::span<T> part(std::vector<T>& all, std::int64_t index, std::int64_t parts) {
   return std::span<T>(all).subspan(static_cast<std::size_t>(index) * size, size);
 }
 
-// What one rank holds as the sender of its tokens' rows.
+// One rank as the sender of its tokens' rows.
 struct Sender {
   Floats probabilities, rows_out, rows_back;
   Assignment assignment;
   ChunkPlan forward, backward;
 };
 
-// What one rank holds as the owner of experts: saved by forward, chunk after chunk.
+// One rank as the owner of experts. Its buffers hold what forward saves, one chunk after another.
 struct Owner {
   ReceivedRows all;
   Floats packed_input, pre_activation, hidden;
@@ -130,7 +129,7 @@ ExpertWeights Layer::weights(std::int64_t rank) {
           part(second_bias, rank, s.ranks)};
 }
 
-// Between `rank`, which owns experts, and every sender.
+// Copies the rows of one chunk between `rank`, as owner of experts, and every sender.
 void Layer::exchange(std::int64_t rank, std::int64_t chunk, bool backward, bool to_experts,
                      Floats& received) {
   const std::int64_t local = s.expert.local_experts, width = s.row.model_dim;
@@ -315,7 +314,7 @@ Problem draw_problem(const ReferenceLayer& reference, bool biases, std::uint64_t
   problem.output_gradient = draw(random, tokens * m, 1);
   for (int attempt = 0; attempt < 100; ++attempt) {
     problem.input = draw(random, tokens * m, 1);
-    // The first coordinate of every token is 1: what its column of the gate favours, all favour.
+    // The first coordinate of every token is 1, so the first column of the gate skews the routing.
     for (std::size_t i = 0; i < problem.input.size(); i += static_cast<std::size_t>(m)) {
       problem.input[i] = 1;
     }

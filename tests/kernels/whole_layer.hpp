@@ -1,4 +1,5 @@
-// The whole layer on the kernels, all ranks in one process: exchanges are copies of blocks.
+// Test support: a random layer, and an iteration of it on the CPU kernels with all ranks in one
+// process, where exchanges are copies.
 #pragma once
 
 #include <cstdint>
@@ -11,25 +12,26 @@
 
 namespace pipemoe::test {
 
-/// float64 values that fp32 holds exactly, so that kernels and reference start from the same.
+/// Draws normally distributed float64 values that fp32 represents exactly, so that kernels and
+/// reference have the same input.
 std::vector<double> draw(std::mt19937_64& random, std::int64_t count, double scale);
 std::vector<float> to_floats(std::span<const double> values);
-/// A buffer whose every value must be written before it is read.
+/// Returns a buffer of NaN: a test notices if a value is read before it is written.
 std::vector<float> poisoned(std::int64_t count);
 
-/// ||a - b|| / ||b||; the absolute error where b is nothing but rounding (below 1e-12). NaN counts
-/// as infinite.
+/// Returns ||a - b|| / ||b||, or ||a - b|| if ||b|| is below 1e-12. Returns infinity if a value is
+/// NaN or if the sizes differ.
 double relative_error(std::span<const float> a, std::span<const double> b);
 
 struct Problem {
   kernels::ReferenceLayer reference;
   kernels::ReferenceParameters parameters;
   std::vector<double> input;            ///< [num_ranks * tokens_per_rank, model_dim]
-  std::vector<double> output_gradient;  ///< the same
-  std::vector<std::int32_t> experts;    ///< the reference's routing; no near tie decides it
+  std::vector<double> output_gradient;  ///< the same shape
+  std::vector<std::int32_t> experts;    ///< the reference's routing, which no near tie decides
 };
-/// Expert 0 is everyone's favourite and expert 5, where there is one, is chosen by nobody as long
-/// as top_k leaves a choice.
+/// Draws a problem whose routing is skewed: most tokens choose expert 0, and none chooses expert 5,
+/// if the layer has it and top_k leaves a choice.
 Problem draw_problem(const kernels::ReferenceLayer& reference, bool biases, std::uint64_t seed);
 
 struct LayerResult {
@@ -38,7 +40,7 @@ struct LayerResult {
   std::vector<float> combine_weights;
   float auxiliary_loss = 0;  ///< summed over the ranks
   std::vector<float> input_gradient;
-  std::vector<float> gate;  ///< gradients, from here on; the gate's summed over the ranks
+  std::vector<float> gate;  ///< gradient, summed over the ranks; the next four are gradients too
   std::vector<float> first;
   std::vector<float> first_bias;
   std::vector<float> second;
@@ -46,6 +48,7 @@ struct LayerResult {
 
   bool operator==(const LayerResult&) const = default;
 };
+/// Runs forward and backward.
 LayerResult run_layer(const Problem& problem, Degrees degrees);
 
 }  // namespace pipemoe::test

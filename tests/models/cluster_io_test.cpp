@@ -64,7 +64,7 @@ class Draw {
   std::int64_t integer(std::int64_t from, std::int64_t to) {
     return std::uniform_int_distribution<std::int64_t>(from, to)(random_);
   }
-  // Of any size, most with 17 significant digits.
+  // Any size, most with 17 significant digits.
   double number() {
     const double digits = std::uniform_real_distribution<double>(0, 1)(random_);
     return chance() ? digits : std::ldexp(digits, static_cast<int>(integer(-80, 9)));
@@ -83,7 +83,7 @@ class Draw {
   std::pair<CollectiveKind, Group> collective() {
     return {static_cast<CollectiveKind>(integer(0, 3)), {integer(1, 512), integer(1, 2)}};
   }
-  // Of any sign, whole or not.
+  // Any sign, whole or not.
   Condition condition() {
     switch (integer(0, 4)) {
       case 0:
@@ -247,7 +247,7 @@ Cluster with_contention(const std::string& keys) {
   return read(std::string(kFirst) + "[contention]\n" + keys);
 }
 
-// Of experts of one size.
+// Contention of experts of one size.
 std::string expert_contention(const std::string& pairs = kPairs) {
   return "[[contention.expert]]\nexperts_per_rank = 2\nmodel_dim = 8\nhidden_dim = 16\n" + pairs;
 }

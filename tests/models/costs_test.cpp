@@ -337,7 +337,7 @@ TEST_CASE("a fit that its profile's own links contradict by more than a quarter 
         Strings{"the all_to_all fit of this profile takes 0.63 s/byte, its links 0.5: simulate "
                 "with --network links shows what the links say"});
   CHECK(notes_with(line<Bytes>(3, 0.39)).size() == 1);
-  // Of a table its last slope counts: (1 - 0.5) / 1 s a byte.
+  // A table's last slope counts: (1 - 0.5) / 1 s a byte.
   Fit<Bytes> table;
   table.model = TimeTable{{{1, Seconds{0.1}}, {2, Seconds{0.5}}, {3, Seconds{1}}}};
   CHECK(notes_with(table).empty());

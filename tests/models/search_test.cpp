@@ -336,7 +336,7 @@ TEST_CASE("a plan with fitted expert shapes is closed while those are lines", "[
   CHECK_FALSE(plan_of(layer, cluster).closed_form);
 }
 
-TEST_CASE("the closed form stands only for evaluations that it equals", "[models][search]") {
+TEST_CASE("the closed form replaces only evaluations that it equals", "[models][search]") {
   const MoeLayer layer = shipped_layer("pipemoe-example");
   const Cluster cluster = authors_cluster(64);
   REQUIRE(plan_of(layer, cluster).closed_form);

@@ -105,7 +105,7 @@ TEST_CASE("traffic compares by its amounts", "[models][work]") {
 }
 
 TEST_CASE("a group's ranks are a stride apart, and groups tile the ranks", "[models][work]") {
-  // Of 12 ranks, groups of 3 that are 2 apart: {0 2 4} {1 3 5} {6 8 10} {7 9 11}.
+  // 12 ranks, groups of 3 that are 2 apart: {0 2 4} {1 3 5} {6 8 10} {7 9 11}.
   const Group group{3, 2};
   CHECK(group.rank(1, 0) == 1);
   CHECK(group.rank(1, 2) == 5);
@@ -162,7 +162,7 @@ TEST_CASE("the words of work read back, and unknown ones name the known", "[mode
   CHECK_THROWS_AS(activation_from(""), InputError);
 }
 
-TEST_CASE("a kernel of one direction stands under a general one", "[models][work]") {
+TEST_CASE("a kernel of one direction has a general one", "[models][work]") {
   CHECK(general_kernel(MemoryKernel::GateBackward) == MemoryKernel::Gate);
   CHECK(general_kernel(MemoryKernel::UnpermuteBackward) == MemoryKernel::Permutation);
   CHECK(general_kernel(MemoryKernel::Permute) == MemoryKernel::Permutation);

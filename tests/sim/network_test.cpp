@@ -42,7 +42,7 @@ void require_equal_levels(const TaskGraph& graph, const Cluster& cluster) {
   REQUIRE(equal(links.count(), node.count()));
 }
 
-// Of all schedules at degrees 1/1, 2/3 and 4/4. Returns how many graphs there were: three of each
+// All schedules at degrees 1/1, 2/3 and 4/4. Returns how many graphs there were: three of each
 // PipeMoE, Tutel's two with equal degrees, one without a choice of sequential and of FasterMoE.
 constexpr int kGraphsOfALayer = 10;
 int require_equal_levels_of_schedules(const MoeLayer& layer, const Cluster& cluster) {

@@ -24,7 +24,7 @@ std::vector<MoeLayer> study_grid(int ranks);
 
 /// A layer that divides over `ranks`, of any dtype, activation, capacity and dropless.
 MoeLayer random_layer(std::mt19937_64& random, int ranks);
-/// Of fp32, which is what the authors' clusters fit.
+/// In fp32, which is what the authors' clusters fit.
 MoeLayer random_fp32_layer(std::mt19937_64& random, int ranks);
 
 /// Degrees that the layer can have, up to `most`.

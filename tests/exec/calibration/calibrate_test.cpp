@@ -12,7 +12,7 @@ using namespace pipemoe::exec;
 
 namespace {
 
-MoeLayer small_layer() {
+MoeLayer calibrated_layer() {
   return {.tokens_per_rank = 64, .model_dim = 16, .hidden_dim = 8, .num_experts = 4, .top_k = 2};
 }
 
@@ -70,7 +70,7 @@ TEST_CASE("a profile has the conditions as they are", "[exec][calibrate]") {
 TEST_CASE("what was calibrated has a measured cost for every task of its layer",
           "[exec][calibrate]") {
   const auto group = single_process();
-  const std::vector<MoeLayer> layers{small_layer()};
+  const std::vector<MoeLayer> layers{calibrated_layer()};
   const Calibration calibration = calibrate(layers, calibration_tools({}, *group), *group,
                                             {.degrees = {1, 2}, .warm_up = 1, .repeats = 3});
   const Cluster& cluster = calibration.cluster;
@@ -92,8 +92,8 @@ TEST_CASE("what was calibrated has a measured cost for every task of its layer",
 
 TEST_CASE("tables name an expert's step and pass", "[exec][calibrate]") {
   const auto group = single_process();
-  const Calibration calibration = calibrate({small_layer()}, calibration_tools({}, *group), *group,
-                                            {.degrees = {1}, .warm_up = 1, .repeats = 1});
+  const Calibration calibration = calibrate({calibrated_layer()}, calibration_tools({}, *group),
+                                            *group, {.degrees = {1}, .warm_up = 1, .repeats = 1});
   for (const char* name :
        {"gate forward", "expert forward", "expert_input_gradient backward",
         "expert_weight_gradient backward", "permute backward", "activation backward"}) {

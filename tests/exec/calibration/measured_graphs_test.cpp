@@ -22,7 +22,7 @@ bool is_exchange(const TaskGraph& graph, TaskId id) {
   return collective_of(graph.task(id).work) != nullptr;
 }
 
-// Of every task, in the order in which they can run at all.
+// Every task, in an order in which they can run.
 std::vector<bool> exchanges_in_order(const TaskGraph& graph) {
   std::vector<bool> exchanges;
   for (const TaskId id : graph.topological_order()) exchanges.push_back(is_exchange(graph, id));
@@ -54,7 +54,7 @@ std::set<TaskId> before(const TaskGraph& graph, TaskId task) {
 
 }  // namespace
 
-TEST_CASE("the same tasks stand serially, in groups and without exchanges", "[exec][calibrate]") {
+TEST_CASE("the same tasks run serially, in groups and without exchanges", "[exec][calibrate]") {
   const TaskGraph serial = serial_chunks(layer(), kRanks, kDegree);
   const TaskGraph grouped = grouped_chunks(layer(), kRanks, kDegree);
   const TaskGraph computations = computations_only(layer(), kRanks, kDegree);
@@ -98,7 +98,7 @@ std::multiset<std::string> names(const TaskGraph& graph) {
 
 }  // namespace
 
-TEST_CASE("experts stand beside exchanges that touch none of their buffers", "[exec][calibrate]") {
+TEST_CASE("experts run beside exchanges that touch none of their buffers", "[exec][calibrate]") {
   const TaskGraph graph = experts_under_exchanges(layer(), kRanks, kDegree);
   const auto of = [&](Step step, Pass pass) {
     const auto tasks = tasks_of(graph, step, pass);

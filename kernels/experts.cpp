@@ -1,14 +1,39 @@
-#include "kernels/expert_ffn.hpp"
+#include "kernels/experts.hpp"
 
-#include "kernels/activation.hpp"
-#include "kernels/blas.hpp"
-#include "kernels/vector_ops.hpp"
+#include <numbers>
+
+#include "kernels/cpu_math.hpp"
+#include "kernels/permute.hpp"
 
 namespace pipemoe::kernels {
 namespace {
 
-// One expert's rows in packed order, and its part of each buffer.
-struct Expert {
+constexpr float kSqrtHalf = 0.70710678118654752f;
+constexpr float kDensityAt0 =
+    std::numbers::inv_sqrtpi_v<float> * kSqrtHalf;  // the normal density at 0
+
+inline float sigmoid(float x) { return 1 / (1 + fast_exp(-x)); }
+inline float normal_cdf(float x) { return 0.5f + 0.5f * fast_erf(x * kSqrtHalf); }
+inline float gelu_derivative(float x) {
+  return normal_cdf(x) + x * kDensityAt0 * fast_exp(-0.5f * x * x);
+}
+
+void swiglu(std::int64_t n, const float* gate, float* out) {
+  const float* up = gate + n;
+  for (std::int64_t i = 0; i < n; ++i) out[i] = gate[i] * sigmoid(gate[i]) * up[i];
+}
+
+void swiglu_backward(std::int64_t n, const float* gate, const float* gradient, float* to) {
+  const float* up = gate + n;
+  for (std::int64_t i = 0; i < n; ++i) {
+    const float s = sigmoid(gate[i]), silu = gate[i] * s;
+    to[i] = gradient[i] * up[i] * (s + silu * (1 - s));
+    to[n + i] = gradient[i] * silu;
+  }
+}
+
+// One expert: finds its part of a buffer in packed order, and of a buffer of weights.
+struct LocalExpert {
   std::int64_t index;
   std::int64_t first_row;
   std::int64_t rows;
@@ -25,8 +50,9 @@ struct Expert {
 
 template <class Visit>
 void for_each_expert(const ExpertShape& shape, const ReceivedRows& rows, Visit visit) {
-  ensure(rows.local_experts() == shape.local_experts, "expert: rows of other experts");
-  Expert expert{0, 0, 0};
+  ensure(rows.local_experts() == shape.local_experts,
+         "expert: the rows have another number of experts");
+  LocalExpert expert{0, 0, 0};
   for (; expert.index < shape.local_experts; ++expert.index) {
     expert.rows = rows.expert_rows(expert.index);
     visit(expert);
@@ -94,13 +120,70 @@ void check_sizes(const ExpertShape& shape, std::int64_t rows, const ExpertWeight
 
 }  // namespace
 
+void activate(const ActivationShape& shape, std::span<const float> input, std::span<float> output) {
+  const std::int64_t n = shape.rows * shape.hidden_dim;
+  check_size(input, shape.rows * shape.width(), "activate: input");
+  check_size(output, n, "activate: output");
+  const float* in = input.data();
+  float* out = output.data();
+  switch (shape.activation) {
+    case Activation::Relu:
+      for (std::int64_t i = 0; i < n; ++i) out[i] = in[i] < 0 ? 0 : in[i];  // keeps NaN
+      return;
+    case Activation::Gelu:
+      for (std::int64_t i = 0; i < n; ++i) out[i] = in[i] * normal_cdf(in[i]);
+      return;
+    case Activation::SwiGlu:
+      for (std::int64_t row = 0; row < shape.rows; ++row) {
+        swiglu(shape.hidden_dim, in + row * shape.width(), out + row * shape.hidden_dim);
+      }
+      return;
+  }
+}
+
+void activate_backward(const ActivationShape& shape, std::span<const float> input,
+                       std::span<const float> output_gradient, std::span<float> input_gradient) {
+  const std::int64_t n = shape.rows * shape.hidden_dim;
+  check_size(input, shape.rows * shape.width(), "activate_backward: input");
+  check_size(output_gradient, n, "activate_backward: output_gradient");
+  check_size(input_gradient, shape.rows * shape.width(), "activate_backward: input_gradient");
+  const float *in = input.data(), *gradient = output_gradient.data();
+  float* to = input_gradient.data();
+  switch (shape.activation) {
+    case Activation::Relu:
+      for (std::int64_t i = 0; i < n; ++i) {
+        const float g = gradient[i];  // an unconditional read, or the loop does not vectorise
+        to[i] = in[i] > 0 ? g : 0;
+      }
+      return;
+    case Activation::Gelu:
+      for (std::int64_t i = 0; i < n; ++i) to[i] = gradient[i] * gelu_derivative(in[i]);
+      return;
+    case Activation::SwiGlu:
+      for (std::int64_t row = 0; row < shape.rows; ++row) {
+        swiglu_backward(shape.hidden_dim, in + row * shape.width(),
+                        gradient + row * shape.hidden_dim, to + row * shape.width());
+      }
+      return;
+  }
+}
+
+ExpertShape expert_shape(const MoeLayer& layer, std::int64_t num_ranks) {
+  check_fp32(layer);
+  check_fits_ranks(layer, num_ranks);
+  return {.local_experts = layer.num_experts / num_ranks,
+          .model_dim = layer.model_dim,
+          .hidden_dim = layer.hidden_dim,
+          .activation = layer.activation};
+}
+
 void expert_forward(const ExpertShape& shape, const ReceivedRows& rows,
                     const ExpertWeights& weights, const ExpertForward& args) {
   const std::int64_t model = shape.model_dim, hidden = shape.hidden_dim;
   const std::int64_t first = shape.first_width();
   check_weights(shape, weights);
   check_sizes(shape, rows.rows(), args);
-  for_each_expert(shape, rows, [&](const Expert& expert) {
+  for_each_expert(shape, rows, [&](const LocalExpert& expert) {
     const auto in = expert.of_rows(args.packed_input, model);
     const auto before = expert.of_rows(args.pre_activation, first);
     const auto after = expert.of_rows(args.hidden, hidden);
@@ -121,7 +204,7 @@ void expert_input_gradient(const ExpertShape& shape, const ReceivedRows& rows,
   const std::int64_t first = shape.first_width();
   check_weights(shape, weights);
   check_sizes(shape, rows.rows(), args);
-  for_each_expert(shape, rows, [&](const Expert& expert) {
+  for_each_expert(shape, rows, [&](const LocalExpert& expert) {
     const auto after = expert.of_rows(args.hidden_gradient, hidden);
     const auto before = expert.of_rows(args.pre_activation_gradient, first);
     pack_expert(rows, expert.index, model, args.output_gradient, args.packed_output_gradient);
@@ -147,7 +230,7 @@ void expert_weight_gradient(const ExpertShape& shape, const ReceivedRows& rows,
     return Gemm{
         .m = m, .n = n, .k = k, .transpose_a = Transpose::Yes, .accumulate = args.accumulate};
   };
-  for_each_expert(shape, rows, [&](const Expert& expert) {
+  for_each_expert(shape, rows, [&](const LocalExpert& expert) {
     const auto output = expert.of_rows(args.packed_output_gradient, model);
     const auto before = expert.of_rows(args.pre_activation_gradient, first);
     gemm(product(hidden, model, expert.rows), expert.of_rows(args.hidden, hidden), output,

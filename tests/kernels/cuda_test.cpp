@@ -1,16 +1,16 @@
-// Streams, events, buffers and graphs.
+// Tests of streams, events, buffers and graphs, and of the small kernels.
 #include <catch2/catch.hpp>
 
-#include "kernels/device_fill.hpp"
+#include "kernels/small_kernels.hpp"
 #include "tests/kernels/cuda_support.hpp"
 
 using namespace pipemoe;
 using namespace pipemoe::cuda;
 using namespace pipemoe::test;
 
-TEST_CASE("a failing CUDA call says what and where", "[cuda][objects]") {
-  CHECK_THROWS_WITH(check(cudaErrorInvalidValue), Catch::Contains("CUDA: invalid argument") &&
-                                                      Catch::Contains("cuda_objects_test.cpp:"));
+TEST_CASE("a failing CUDA call reports what failed and where", "[cuda][objects]") {
+  CHECK_THROWS_WITH(check(cudaErrorInvalidValue),
+                    Catch::Contains("CUDA: invalid argument") && Catch::Contains("cuda_test.cpp:"));
   CHECK_THROWS_AS(check(cudaErrorInvalidValue), RunError);
 }
 
@@ -52,7 +52,7 @@ TEST_CASE("a recording that throws leaves the stream usable", "[cuda][objects]")
   CHECK_NOTHROW(stream.synchronize());
 }
 
-TEST_CASE("buffers move and are empty after it", "[cuda][objects]") {
+TEST_CASE("a buffer is empty after it was moved from", "[cuda][objects]") {
   DeviceBuffer a(64);
   const void* data = a.data();
   const DeviceBuffer b(std::move(a));

@@ -1,13 +1,14 @@
-#include "kernels/cuda.hpp"
-#include "kernels/device_fill.hpp"
-#include "kernels/device_unit.cuh"
+#include <cuda/atomic>
+
+#include "kernels/device_common.cuh"
+#include "kernels/small_kernels.hpp"
 
 namespace pipemoe::cuda {
 namespace {
 
 constexpr int kThreads = 256;
 
-__device__ std::uint32_t mix(std::uint32_t x) {  // Wang's integer hash, twice
+__device__ std::uint32_t mix(std::uint32_t x) {  // two rounds of Wang's integer hash
   for (int round = 0; round < 2; ++round) {
     x = (x ^ 61u) ^ (x >> 16);
     x *= 9u;
@@ -47,6 +48,29 @@ __global__ void add_vectors_kernel(const T* from, T* to, std::int64_t count) {
   if (i < count) to[i] = from_float<T>(to_float(to[i]) + to_float(from[i]));
 }
 
+__device__ std::uint64_t now_ns() {
+  std::uint64_t now;
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
+  return now;
+}
+
+__global__ void pause_kernel(std::uint64_t time) {
+  const std::uint64_t begin = now_ns();
+  while (now_ns() - begin < time) __nanosleep(200);
+}
+
+constexpr int kWarpThreads = 32;
+
+__global__ void __launch_bounds__(kWarpThreads)
+    await_kernel(std::uint32_t* flags, int count, int except) {
+  using SystemWide = ::cuda::atomic_ref<std::uint32_t, ::cuda::thread_scope_system>;
+  for (int i = static_cast<int>(threadIdx.x); i < count; i += kWarpThreads) {
+    if (i == except) continue;
+    while (SystemWide(flags[i]).load(::cuda::memory_order_acquire) == 0) {
+    }
+  }
+}
+
 }  // namespace
 
 void fill_random(const FillRandom& args, cudaStream_t stream) {
@@ -72,6 +96,17 @@ void add_vectors(const AddVectors& args, cudaStream_t stream) {
     add_vectors_kernel<<<blocks_for(args.count, kThreads), kThreads, 0, stream>>>(
         static_cast<const T*>(args.from), static_cast<T*>(args.to), args.count);
   });
+  check(cudaGetLastError());
+}
+
+void pause(std::chrono::microseconds time, cudaStream_t stream) {
+  const std::chrono::nanoseconds exact = time;
+  pause_kernel<<<1, 1, 0, stream>>>(static_cast<std::uint64_t>(exact.count()));
+  check(cudaGetLastError());
+}
+
+void await_flags(std::uint32_t* flags, int count, int except, cudaStream_t stream) {
+  await_kernel<<<1, kWarpThreads, 0, stream>>>(flags, count, except);
   check(cudaGetLastError());
 }
 

@@ -1,12 +1,9 @@
-#include "kernels/blas.hpp"
+#include "kernels/cpu_math.hpp"
 
 #include <cblas.h>
+#include <fmt/core.h>
 
-#include <algorithm>
 #include <limits>
-
-#include "kernels/vector_ops.hpp"
-#include "models/error.hpp"
 
 namespace pipemoe::kernels {
 namespace {
@@ -20,13 +17,19 @@ blasint blas_size(std::int64_t size) {
   return static_cast<blasint>(size);
 }
 
-// OpenBLAS starts with a thread for each core; ranks of one host would take each other's.
+// By default OpenBLAS runs a thread on every core, and the ranks of one host share these cores.
 void use_one_thread() {
   static const bool once = (openblas_set_num_threads(1), true);
   static_cast<void>(once);
 }
 
 }  // namespace
+
+void check_fp32(const MoeLayer& layer) {
+  if (layer.dtype == Dtype::Fp32) return;
+  throw InputError(fmt::format("{}: dtype is {}, must be fp32 to be executed on CPUs", layer.name,
+                               to_string(layer.dtype)));
+}
 
 void gemm(const Gemm& shape, std::span<const float> a, std::span<const float> b,
           std::span<float> c) {

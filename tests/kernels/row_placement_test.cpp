@@ -1,4 +1,6 @@
-// Where rows lie on a GPU, told without one.
+// Tests of the position of rows on a GPU. They need no GPU.
+#include "kernels/row_placement.hpp"
+
 #include <catch2/catch.hpp>
 #include <cstdint>
 #include <numeric>
@@ -15,8 +17,8 @@ namespace {
 
 constexpr std::int64_t kCapacity = 10;
 
-// Two ranks, two experts each, ten rows from each rank to each.
-DeviceLayerShape shape(bool packs) {
+// Two ranks with two experts each. Each rank sends ten rows to each expert.
+DeviceLayerShape two_ranks(bool packs) {
   return {.tokens = 20,
           .model_dim = 16,
           .hidden_dim = 8,
@@ -34,10 +36,10 @@ RowPlacement placed(const DeviceLayerShape& of) {
   return place(of, std::vector<std::int64_t>(4, kCapacity), received);
 }
 
-// How often the groups of all chunks have each of the received rows.
-std::vector<int> times_covered(const std::vector<DeviceChunk>& chunks, std::int64_t rows) {
+// Returns for each received row how many groups of all chunks contain it.
+std::vector<int> times_covered(const std::vector<ChunkPlacement>& chunks, std::int64_t rows) {
   std::vector<int> covered(static_cast<std::size_t>(rows));
-  for (const DeviceChunk& chunk : chunks) {
+  for (const ChunkPlacement& chunk : chunks) {
     for (const ExpertGroup& group : chunk.groups) {
       for (std::int64_t e = 0; e < group.experts; ++e) {
         for (std::int64_t row = 0; row < group.rows; ++row) {
@@ -52,17 +54,17 @@ std::vector<int> times_covered(const std::vector<DeviceChunk>& chunks, std::int6
 }  // namespace
 
 TEST_CASE("experts may read rows as the ranks sent them", "[cuda][placement]") {
-  // Three chunks of ten rows: 4, 3 and 3.
-  REQUIRE(received_order(shape(false)) == ReceivedOrder::BySource);
-  const RowPlacement placement = placed(shape(false));
+  // Three chunks of ten rows have 4, 3 and 3 rows.
+  REQUIRE(received_order(two_ranks(false)) == ReceivedOrder::BySource);
+  const RowPlacement placement = placed(two_ranks(false));
   for (const auto* chunks : {&placement.forward, &placement.backward}) {
     CHECK(times_covered(*chunks, placement.received_rows) ==
           std::vector<int>(static_cast<std::size_t>(placement.received_rows), 1));
-    for (const DeviceChunk& chunk : *chunks) {
+    for (const ChunkPlacement& chunk : *chunks) {
       REQUIRE(chunk.groups.size() == 2);
       CHECK(chunk.groups[0].first_row == chunk.received_begin);
       CHECK_FALSE(chunk.groups[0].continues);
-      CHECK(chunk.groups[1].continues);  // its weight gradients add to the first one's
+      CHECK(chunk.groups[1].continues);  // its weight gradients are added to the first group's
       CHECK(chunk.pack.count == 0);
       CHECK(chunk.unpack.count == 0);
     }
@@ -70,11 +72,12 @@ TEST_CASE("experts may read rows as the ranks sent them", "[cuda][placement]") {
 }
 
 TEST_CASE("rows regrouped between degrees keep their expert and source", "[cuda][placement]") {
-  // Forward's chunks: [source][expert] blocks of 5; backward's of 4, 3, 3. Row i of a block of one
-  // source and expert is in forward's chunk i / 5, in backward's 0, 1, 2 from rows 0, 4, 7.
-  const RowPlacement placement = placed(shape(false));
+  // Each forward chunk has [source][expert] blocks of 5 rows; the backward chunks have blocks of 4,
+  // 3 and 3. Row i of all rows of one source and expert is in forward chunk i / 5, and in backward
+  // chunk 0, 1 or 2 from row 0, 4 or 7 on.
+  const RowPlacement placement = placed(two_ranks(false));
   std::vector<std::int64_t> from(40, -1);
-  for (const DeviceChunk& chunk : placement.backward) {
+  for (const ChunkPlacement& chunk : placement.backward) {
     for (std::int64_t m = chunk.regroup.begin; m < chunk.regroup.begin + chunk.regroup.count; ++m) {
       const RowMove& move = placement.moves[static_cast<std::size_t>(m)];
       for (std::int64_t row = 0; row < move.rows; ++row) {
@@ -95,29 +98,29 @@ TEST_CASE("rows regrouped between degrees keep their expert and source", "[cuda]
 }
 
 TEST_CASE("rows may be moved together first, and a dropless layer's are", "[cuda][placement]") {
-  CHECK(received_order(shape(true)) == ReceivedOrder::Packed);
-  // Segments of 4, 1, 2 and 3 slots: the middle one of backward's chunks has two.
-  const RowPlacement placement = placed(shape(true));
+  CHECK(received_order(two_ranks(true)) == ReceivedOrder::Packed);
+  // The segments have 4, 1, 2 and 3 slots. The middle backward chunk consists of two.
+  const RowPlacement placement = placed(two_ranks(true));
   const std::int64_t segments[] = {1, 2, 1};
   for (std::size_t c = 0; c < 3; ++c) {
     REQUIRE(placement.backward[c].groups.size() == 1);
     CHECK(placement.backward[c].pack.count == 4 * segments[c]);
     CHECK(placement.backward[c].regroup.count == 0);
   }
-  DeviceLayerShape dropless = shape(false);
+  DeviceLayerShape dropless = two_ranks(false);
   dropless.capacity = -1;
   CHECK(received_order(dropless) == ReceivedOrder::Packed);
-  DeviceLayerShape by_expert = shape(true);
+  DeviceLayerShape by_expert = two_ranks(true);
   by_expert.exchanges_by_expert = true;
   CHECK(received_order(by_expert) == ReceivedOrder::AsPacked);
-  DeviceLayerShape one_expert = shape(true);
+  DeviceLayerShape one_expert = two_ranks(true);
   one_expert.num_experts = 2;
   CHECK(received_order(one_expert) == ReceivedOrder::AsPacked);
 }
 
 TEST_CASE("rows that are moved together are moved back", "[cuda][placement]") {
-  const RowPlacement placement = placed(shape(true));
-  for (const DeviceChunk& chunk : placement.backward) {
+  const RowPlacement placement = placed(two_ranks(true));
+  for (const ChunkPlacement& chunk : placement.backward) {
     REQUIRE(chunk.unpack.count == chunk.pack.count);
     CHECK(chunk.unpack.most_rows == chunk.pack.most_rows);
     for (std::int64_t m = 0; m < chunk.pack.count; ++m) {
@@ -130,8 +133,8 @@ TEST_CASE("rows that are moved together are moved back", "[cuda][placement]") {
   }
 }
 
-TEST_CASE("a direct layer's rows lie by expert, whatever its degree", "[cuda][placement]") {
-  DeviceLayerShape direct = shape(false);
+TEST_CASE("a direct layer's rows are ordered by expert, whatever its degree", "[cuda][placement]") {
+  DeviceLayerShape direct = two_ranks(false);
   direct.num_ranks = 1;
   direct.direct = true;
   const std::vector<std::int64_t> rows(4, kCapacity);
@@ -140,22 +143,21 @@ TEST_CASE("a direct layer's rows lie by expert, whatever its degree", "[cuda][pl
         std::vector<std::int32_t>{0, 10, 20, 30});
 }
 
-TEST_CASE("expert-major order cuts an expert's slots where either direction does",
-          "[cuda][placement]") {
+TEST_CASE("expert-major order cuts an expert's slots where either pass does", "[cuda][placement]") {
   const ExpertMajor order(2, 10, 2, 3);
   CHECK(order.bounds() == std::vector<std::int64_t>{0, 4, 5, 7, 10});
   CHECK(order.of_chunk(2, 0) == std::vector<std::int64_t>{0, 1});
   CHECK(order.of_chunk(3, 1) == std::vector<std::int64_t>{1, 2});
-  // Of the second expert, which begins at 20: segment 2 is slots 5 and 6 of source 0, then of 1.
+  // The second expert begins at row 20. Its segment 2 has slots 5 and 6 of source 0, then of 1.
   CHECK(order.begin(0, 1, 2) == 20 + 10);
   CHECK(order.begin(1, 1, 2) == 20 + 12);
-  const ExpertMajor few(2, 2, 5, 1);  // chunks without a slot have no segment
+  const ExpertMajor few(2, 2, 5, 1);  // a chunk without slots has no segment
   CHECK(few.bounds() == std::vector<std::int64_t>{0, 1, 2});
   CHECK(few.of_chunk(5, 3).empty());
 }
 
-TEST_CASE("both directions' chunks are ranges of each expert's rows", "[cuda][placement]") {
-  DeviceLayerShape of = shape(GENERATE(false, true));
+TEST_CASE("chunks of both passes are ranges of each expert's rows", "[cuda][placement]") {
+  DeviceLayerShape of = two_ranks(GENERATE(false, true));
   of.exchanges_by_expert = !of.packs.value();
   REQUIRE(is_expert_major(of));
   const RowPlacement placement = placed(of);
@@ -163,7 +165,7 @@ TEST_CASE("both directions' chunks are ranges of each expert's rows", "[cuda][pl
     CHECK(times_covered(*chunks, placement.received_rows) ==
           std::vector<int>(static_cast<std::size_t>(placement.received_rows), 1));
     std::int64_t next = 0;
-    for (const DeviceChunk& chunk : *chunks) {
+    for (const ChunkPlacement& chunk : *chunks) {
       REQUIRE(chunk.groups.size() == 1);
       CHECK(chunk.groups[0].first_row == next);
       CHECK(chunk.groups[0].stride == 2 * kCapacity);
@@ -172,12 +174,12 @@ TEST_CASE("both directions' chunks are ranges of each expert's rows", "[cuda][pl
     }
     CHECK(next == 2 * kCapacity);
   }
-  DeviceLayerShape by_source = shape(false);
+  DeviceLayerShape by_source = two_ranks(false);
   CHECK_FALSE(is_expert_major(by_source));
 }
 
 TEST_CASE("kept rows of expert-major order have a block for each segment", "[cuda][placement]") {
-  DeviceLayerShape rank_1 = shape(true);
+  DeviceLayerShape rank_1 = two_ranks(true);
   rank_1.keeps_own = 1;
   const RowPlacement placement = placed(rank_1);
   const ExpertMajor& order = placement.expert_major.value();
@@ -197,23 +199,23 @@ TEST_CASE("kept rows of expert-major order have a block for each segment", "[cud
             (e < 2 ? sent + slot - before : placement.sent_rows + order.begin(1, e - 2, segment)));
       }
     }
-    for (const DeviceChunk& chunk : *chunks) CHECK(chunk.unpack.count == chunk.pack.count);
+    for (const ChunkPlacement& chunk : *chunks) CHECK(chunk.unpack.count == chunk.pack.count);
   }
 }
 
-TEST_CASE("copies of blocks take each piece to where the experts read it", "[cuda][placement]") {
-  // Two blocks of 5 bytes in pieces of 2 and 3; the experts' blocks are 40 bytes apart.
+TEST_CASE("copies of blocks bring each piece to where the experts read it", "[cuda][placement]") {
+  // Two blocks of 5 bytes, in pieces of 2 and 3. On the experts' side, blocks are 40 bytes apart.
   DeviceExchange exchange{.send_bytes = {10, 10}, .receive_bytes = {10, 10}};
   exchange.blocks = ExchangeBlocks{.count = 2, .pitch = 40, .pieces = {{8, 2}, {12, 3}}};
   const auto to_experts = exchange.copies(0, 1);
   REQUIRE(to_experts.size() == 2);
-  CHECK(to_experts[1].from == 10 + 2);  // rank 1's part, behind the first piece
+  CHECK(to_experts[1].from == 10 + 2);  // rank 1's part, after the first piece
   CHECK(to_experts[1].from_pitch == 5);
   CHECK(to_experts[1].to == 12);
   CHECK(to_experts[1].to_pitch == 40);
   CHECK(to_experts[1].bytes == 3);
   CHECK(to_experts[1].blocks == 2);
-  CHECK(exchange.copies(1, 0)[1].to == 12 + 3);  // behind rank 0's
+  CHECK(exchange.copies(1, 0)[1].to == 12 + 3);  // after rank 0's piece
   exchange.blocks->to_experts = false;
   const auto back = exchange.copies(1, 0);
   CHECK(back[1].from == 12);
@@ -225,8 +227,8 @@ TEST_CASE("copies of blocks take each piece to where the experts read it", "[cud
   CHECK(exchange.copies(0, 1)[0].to == 0);
 }
 
-TEST_CASE("rows for a rank's own experts lie where these read them", "[cuda][placement]") {
-  DeviceLayerShape rank_1 = shape(false);
+TEST_CASE("rows for a rank's own experts are in the experts' order", "[cuda][placement]") {
+  DeviceLayerShape rank_1 = two_ranks(false);
   rank_1.keeps_own = 1;
   const RowPlacement placement = placed(rank_1);
   for (const auto* chunks : {&placement.forward, &placement.backward}) {
@@ -235,14 +237,14 @@ TEST_CASE("rows for a rank's own experts lie where these read them", "[cuda][pla
     REQUIRE(begins.size() == chunks->size() * 4);
     std::int64_t sent = 0;
     for (std::int64_t c = 0; c < degree; ++c) {
-      const DeviceChunk& chunk = (*chunks)[static_cast<std::size_t>(c)];
+      const ChunkPlacement& chunk = (*chunks)[static_cast<std::size_t>(c)];
       const std::int64_t rows = kernels::rows_in_chunk(kCapacity, degree, c);
       const auto begin = [&](std::int64_t e) {
         return begins[static_cast<std::size_t>(4 * c + e)];
       };
       CHECK(begin(0) == sent);
       CHECK(begin(1) == sent + rows);
-      // Experts 2 and 3 are its own: source 1 behind source 0.
+      // Experts 2 and 3 are its own. The rows of source 1 follow those of source 0.
       const std::int64_t first = placement.sent_rows + chunk.received_begin;
       CHECK(begin(2) == first + 2 * rows);
       CHECK(begin(3) == first + 3 * rows);
@@ -264,7 +266,7 @@ TEST_CASE("rows are moved where that costs less", "[cuda][placement]") {
                            .forward_degree = degree,
                            .backward_degree = degree});
   };
-  // Moved: 8 * 2 * 2048 rows a model_dim wide; added: 2 * degree * 2 * 2048.
+  // Packing moves 8 * 2 * 2048 rows. Not packing adds 2 * degree * 2 * 2048 rows of weights.
   CHECK(order(2048, 7168, 2048, 4) == ReceivedOrder::BySource);
   CHECK(order(2048, 7168, 2048, 5) == ReceivedOrder::Packed);  // 409 rows in a chunk
   CHECK(order(4096, 4096, 14336, 1) == ReceivedOrder::BySource);
@@ -274,7 +276,7 @@ TEST_CASE("rows are moved where that costs less", "[cuda][placement]") {
 }
 
 TEST_CASE("products beside exchanges leave multiprocessors to them", "[cuda][placement]") {
-  DeviceLayerShape of = shape(false);
+  DeviceLayerShape of = two_ranks(false);
   of.multiprocessors_beside_exchanges = 100;
   const ExpertGroup group{.experts = 2, .rows = 4, .stride = 10};
   const auto multiprocessors = [&](std::int64_t forward, std::int64_t backward, bool defers) {

@@ -1,9 +1,9 @@
-// Where rows lie: nothing here touches the device.
+#include "kernels/row_placement.hpp"
+
 #include <algorithm>
 #include <limits>
-
-#include "kernels/device_layer_state.hpp"
-#include "kernels/routing.hpp"
+#include <set>
+#include <utility>
 
 namespace pipemoe::cuda {
 namespace {
@@ -12,6 +12,7 @@ using kernels::ReceivedRows;
 using kernels::rows_before_chunk;
 using kernels::rows_in_chunk;
 
+// Returns the rows of one chunk that go to each rank.
 std::vector<std::int64_t> sent_to_ranks(const DeviceLayerShape& shape,
                                         const std::vector<std::int64_t>& sent, std::int64_t degree,
                                         std::int64_t chunk) {
@@ -23,7 +24,7 @@ std::vector<std::int64_t> sent_to_ranks(const DeviceLayerShape& shape,
   return rows;
 }
 
-// All experts over one source's rows, sources one after another.
+// One group for each source: all experts over that source's rows.
 std::vector<ExpertGroup> source_groups(const DeviceLayerShape& shape, const ReceivedRows& chunk,
                                        std::int64_t begin) {
   std::vector<ExpertGroup> groups;
@@ -38,6 +39,7 @@ std::vector<ExpertGroup> source_groups(const DeviceLayerShape& shape, const Rece
   return groups;
 }
 
+// With a capacity, one group: all experts have equally many rows. Dropless, one group per expert.
 std::vector<ExpertGroup> packed_groups(const DeviceLayerShape& shape, const ReceivedRows& chunk,
                                        std::int64_t begin) {
   const std::int64_t experts = shape.local_experts();
@@ -64,7 +66,7 @@ std::vector<ExpertGroup> expert_major_groups(const DeviceLayerShape& shape,
            .stride = order.expert_rows()}};
 }
 
-// Of a dropless layer: all chunks of an expert together, experts one after another.
+// For a direct dropless layer: one group for each expert. The chunks of an expert are contiguous.
 std::vector<ExpertGroup> direct_groups(const DeviceLayerShape& shape, const ReceivedRows& all,
                                        std::int64_t degree, std::int64_t chunk) {
   std::vector<ExpertGroup> groups;
@@ -78,7 +80,7 @@ std::vector<ExpertGroup> direct_groups(const DeviceLayerShape& shape, const Rece
   return groups;
 }
 
-// Collects moves of one list and remembers where it began.
+// Appends moves to a list, and remembers their range.
 class MoveList {
  public:
   explicit MoveList(std::vector<RowMove>& all)
@@ -89,11 +91,11 @@ class MoveList {
     ++moves_.count;
     moves_.most_rows = std::max(moves_.most_rows, move.rows);
   }
-  const Moves& moves() const { return moves_; }
+  const MoveRange& moves() const { return moves_; }
 
  private:
   std::vector<RowMove>& all_;
-  Moves moves_;
+  MoveRange moves_;
 };
 
 template <class Visit>
@@ -103,8 +105,8 @@ void for_each_block(const ReceivedRows& rows, Visit visit) {
   }
 }
 
-// What packs a chunk's block of one source and expert: dropless within the chunk, otherwise into
-// expert-major order.
+// Returns the moves that pack one block of a chunk: into the chunk's packed order, or into
+// expert-major order if `order` is given.
 std::vector<RowMove> packing_of(const ReceivedRows& rows, const ExpertMajor* order,
                                 const std::vector<std::int64_t>& segments, std::int64_t begin,
                                 std::int64_t source, std::int64_t expert) {
@@ -120,10 +122,11 @@ std::vector<RowMove> packing_of(const ReceivedRows& rows, const ExpertMajor* ord
   return moves;
 }
 
-// `kept`: the source whose rows are where they are read.
+// Adds the moves that pack a chunk, and those that unpack it. The rows of source `kept`, if any,
+// are already in the experts' buffers.
 void add_packing(const ReceivedRows& rows, const ExpertMajor* order,
                  const std::vector<std::int64_t>& segments, std::optional<std::int64_t> kept,
-                 DeviceChunk& chunk, std::vector<RowMove>& all) {
+                 ChunkPlacement& chunk, std::vector<RowMove>& all) {
   MoveList pack(all);
   for_each_block(rows, [&](std::int64_t source, std::int64_t e) {
     if (source == kept) return;
@@ -140,25 +143,26 @@ void add_packing(const ReceivedRows& rows, const ExpertMajor* order,
   chunk.unpack = unpack.moves();
 }
 
-// First row of a block where the products read it.
-std::int64_t block_begin(const ReceivedRows& rows, ReceivedOrder order, std::int64_t source,
-                         std::int64_t expert) {
+// First row of a block in the order in which the products read it.
+std::int64_t products_begin(const ReceivedRows& rows, ReceivedOrder order, std::int64_t source,
+                            std::int64_t expert) {
   return order == ReceivedOrder::BySource ? rows.received_begin(source, expert)
                                           : rows.packed_begin(source, expert);
 }
 
-std::vector<DeviceChunk> chunks_of(const DeviceLayerShape& shape,
-                                   const std::vector<std::int64_t>& sent, const ReceivedRows& all,
-                                   std::int64_t degree, RowPlacement& placement) {
+std::vector<ChunkPlacement> chunks_of(const DeviceLayerShape& shape,
+                                      const std::vector<std::int64_t>& sent,
+                                      const ReceivedRows& all, std::int64_t degree,
+                                      RowPlacement& placement) {
   const ReceivedOrder order = received_order(shape);
   const ExpertMajor* expert_major = placement.expert_major ? &*placement.expert_major : nullptr;
-  std::vector<DeviceChunk> chunks;
+  std::vector<ChunkPlacement> chunks;
   std::int64_t sent_begin = 0, received_begin = 0;
   for (std::int64_t c = 0; c < degree; ++c) {
     const ReceivedRows rows = all.chunk(degree, c);
-    DeviceChunk chunk{.sent_begin = sent_begin,
-                      .received_begin = received_begin,
-                      .sent_rows = sent_to_ranks(shape, sent, degree, c)};
+    ChunkPlacement chunk{.sent_begin = sent_begin,
+                         .received_begin = received_begin,
+                         .sent_rows = sent_to_ranks(shape, sent, degree, c)};
     for (std::int64_t source = 0; source < shape.num_ranks; ++source) {
       chunk.received_rows.push_back(rows.source_rows(source));
     }
@@ -173,7 +177,7 @@ std::vector<DeviceChunk> chunks_of(const DeviceLayerShape& shape,
     }
     const bool keeps = shape.keeps_own && expert_major == nullptr;
     for (std::int64_t e = 0; keeps && e < shape.local_experts(); ++e) {
-      chunk.own_begin.push_back(received_begin + block_begin(rows, order, *shape.keeps_own, e));
+      chunk.own_begin.push_back(received_begin + products_begin(rows, order, *shape.keeps_own, e));
     }
     for (const std::int64_t count : chunk.sent_rows) sent_begin += count;
     received_begin += rows.rows();
@@ -182,40 +186,41 @@ std::vector<DeviceChunk> chunks_of(const DeviceLayerShape& shape,
   return chunks;
 }
 
-// Moving rows takes four passes over them in an iteration. Without, each rank's rows are a product
-// of their own: with few rows an inefficient one, and weight gradients are read and written once
-// more for each further rank and chunk.
+// Whether moving rows into packed order is expected to save time. It takes four passes over the
+// rows in an iteration. Without it, each source needs its own products: these are inefficient if
+// they have few rows, and each one reads and writes the weight gradients once more.
 bool packing_pays(const DeviceLayerShape& shape) {
-  constexpr std::int64_t kEfficientRows = 512;  // on two H100 with 16 and 32 experts each
+  constexpr std::int64_t kEfficientRows = 512;  // measured on two H100 with 16 and 32 experts each
   const std::int64_t most = std::max(shape.forward_degree, shape.backward_degree);
   if (shape.capacity / most < kEfficientRows) return true;
   const std::int64_t sources = shape.num_ranks - (shape.keeps_own ? 1 : 0);
-  const std::int64_t moved = 8 * sources * shape.capacity;  // an expert's, in rows
+  const std::int64_t moved = 8 * sources * shape.capacity;  // for one expert, in rows
   const std::int64_t added =
       2 * (shape.num_ranks - 1) * shape.backward_degree * (shape.first_width() + shape.hidden_dim);
   return moved < added;
 }
 
-// From forward's chunks to one of backward's, both in the products' order: as kernels::regroup.
+// Adds the moves from the forward pass's chunks to one chunk of the backward pass, as
+// kernels::regroup. Both sides are in the order of the products.
 void add_regrouping(const DeviceLayerShape& shape, const ReceivedRows& all, std::int64_t index,
                     RowPlacement& placement) {
   const ReceivedOrder order = received_order(shape);
   const std::int64_t to_degree = shape.backward_degree, from_degree = shape.forward_degree;
-  DeviceChunk& chunk = placement.backward[static_cast<std::size_t>(index)];
+  ChunkPlacement& chunk = placement.backward[static_cast<std::size_t>(index)];
   const ReceivedRows to = all.chunk(to_degree, index);
   MoveList list(placement.moves);
   for_each_block(all, [&](std::int64_t source, std::int64_t e) {
     const std::int64_t rows = all.block_rows(source, e);
     std::int64_t row = rows_before_chunk(rows, to_degree, index);
     const std::int64_t end = rows_before_chunk(rows, to_degree, index + 1);
-    std::int64_t to_row = chunk.received_begin + block_begin(to, order, source, e);
+    std::int64_t to_row = chunk.received_begin + products_begin(to, order, source, e);
     while (row < end) {
       const std::int64_t c = kernels::chunk_of_row(row, rows, from_degree);
       const std::int64_t before = rows_before_chunk(rows, from_degree, c);
       const std::int64_t last = rows_before_chunk(rows, from_degree, c + 1);
       const std::int64_t count = std::min(end, last) - row;
       const std::int64_t begin = placement.forward[static_cast<std::size_t>(c)].received_begin +
-                                 block_begin(all.chunk(from_degree, c), order, source, e);
+                                 products_begin(all.chunk(from_degree, c), order, source, e);
       list.add({begin + row - before, to_row, count});
       row += count;
       to_row += count;
@@ -224,27 +229,10 @@ void add_regrouping(const DeviceLayerShape& shape, const ReceivedRows& all, std:
   chunk.regroup = list.moves();
 }
 
-}  // namespace
-
-ReceivedOrder received_order(const DeviceLayerShape& shape) {
-  if (shape.direct || shape.num_ranks == 1 || shape.local_experts() == 1 ||
-      shape.exchanges_by_expert) {
-    return ReceivedOrder::AsPacked;
-  }
-  const bool packs = shape.capacity < 0 || shape.packs.value_or(packing_pays(shape));
-  return packs ? ReceivedOrder::Packed : ReceivedOrder::BySource;
-}
-
-bool is_expert_major(const DeviceLayerShape& shape) {
-  return shape.capacity >= 0 && (shape.direct || shape.exchanges_by_expert ||
-                                 received_order(shape) == ReceivedOrder::Packed);
-}
-
-namespace {
-
-// Begins of an expert-major layer's blocks of one chunk, in which they follow `chunk`'s sent rows.
+// Appends the first row of each block (segment and expert) of one chunk in expert-major order.
 void add_segments(const DeviceLayerShape& shape, const RowPlacement& placement, std::int64_t degree,
-                  std::int64_t index, const DeviceChunk& chunk, std::vector<std::int32_t>& begins) {
+                  std::int64_t index, const ChunkPlacement& chunk,
+                  std::vector<std::int32_t>& begins) {
   const ExpertMajor& order = *placement.expert_major;
   const std::int64_t local = shape.local_experts();
   const std::int64_t rows = rows_in_chunk(shape.capacity, degree, index);
@@ -262,14 +250,51 @@ void add_segments(const DeviceLayerShape& shape, const RowPlacement& placement, 
 
 }  // namespace
 
+ExpertMajor::ExpertMajor(std::int64_t sources, std::int64_t capacity, std::int64_t forward_degree,
+                         std::int64_t backward_degree)
+    : sources_(sources) {
+  std::set<std::int64_t> bounds{0, capacity};
+  for (const std::int64_t degree : {forward_degree, backward_degree}) {
+    for (std::int64_t chunk = 1; chunk < degree; ++chunk) {
+      bounds.insert(rows_before_chunk(capacity, degree, chunk));
+    }
+  }
+  bounds_.assign(bounds.begin(), bounds.end());
+}
+
+std::vector<std::int64_t> ExpertMajor::of_chunk(std::int64_t degree, std::int64_t chunk) const {
+  const std::int64_t capacity = bounds_.back();
+  const std::int64_t begin = rows_before_chunk(capacity, degree, chunk);
+  const std::int64_t end = rows_before_chunk(capacity, degree, chunk + 1);
+  std::vector<std::int64_t> all;
+  for (std::int64_t segment = 0; segment < segments(); ++segment) {
+    if (first_slot(segment) >= begin && first_slot(segment) < end) all.push_back(segment);
+  }
+  return all;
+}
+
+ReceivedOrder received_order(const DeviceLayerShape& shape) {
+  if (shape.direct || shape.num_ranks == 1 || shape.local_experts() == 1 ||
+      shape.exchanges_by_expert) {
+    return ReceivedOrder::AsPacked;
+  }
+  const bool packs = shape.capacity < 0 || shape.packs.value_or(packing_pays(shape));
+  return packs ? ReceivedOrder::Packed : ReceivedOrder::BySource;
+}
+
+bool is_expert_major(const DeviceLayerShape& shape) {
+  return shape.capacity >= 0 && (shape.direct || shape.exchanges_by_expert ||
+                                 received_order(shape) == ReceivedOrder::Packed);
+}
+
 std::vector<std::int32_t> capacity_blocks(const DeviceLayerShape& shape,
                                           const RowPlacement& placement,
-                                          const std::vector<DeviceChunk>& chunks) {
+                                          const std::vector<ChunkPlacement>& chunks) {
   ensure(placement.sent_rows + placement.received_rows <= std::numeric_limits<std::int32_t>::max(),
-         "device layer: rows");
+         "device layer: more than 2^31 - 1 rows");
   std::vector<std::int32_t> begins;
   const auto degree = static_cast<std::int64_t>(chunks.size());
-  if (shape.direct) {  // in one piece, whatever part of it a chunk computes
+  if (shape.direct) {  // an expert's rows are contiguous, whatever the degree
     for (std::int64_t e = 0; e < shape.num_experts; ++e) {
       begins.push_back(static_cast<std::int32_t>(e * shape.capacity));
     }
@@ -283,7 +308,7 @@ std::vector<std::int32_t> capacity_blocks(const DeviceLayerShape& shape,
   }
   const std::int64_t local = shape.local_experts();
   for (std::int64_t c = 0; c < degree; ++c) {
-    const DeviceChunk& chunk = chunks[static_cast<std::size_t>(c)];
+    const ChunkPlacement& chunk = chunks[static_cast<std::size_t>(c)];
     std::int64_t sent = chunk.sent_begin;
     for (std::int64_t e = 0; e < shape.num_experts; ++e) {
       const bool kept = shape.keeps_own && e / local == *shape.keeps_own;
@@ -298,10 +323,11 @@ std::vector<std::int32_t> capacity_blocks(const DeviceLayerShape& shape,
 
 RowPlacement place(const DeviceLayerShape& shape, const std::vector<std::int64_t>& sent,
                    const ReceivedRows& received) {
-  ensure(static_cast<std::int64_t>(sent.size()) == shape.num_experts, "place: rows sent");
+  ensure(static_cast<std::int64_t>(sent.size()) == shape.num_experts,
+         "place: one number of sent rows for each expert");
   ensure(received.num_sources() == shape.num_ranks &&
              received.local_experts() == shape.local_experts(),
-         "place: rows received");
+         "place: received rows of other ranks or experts");
   RowPlacement placement{.received_rows = received.rows()};
   if (is_expert_major(shape)) {
     placement.expert_major.emplace(shape.num_ranks, shape.capacity,
@@ -311,7 +337,7 @@ RowPlacement place(const DeviceLayerShape& shape, const std::vector<std::int64_t
   for (const std::int64_t rows : sent) placement.sent_rows += rows;
   placement.forward = chunks_of(shape, sent, received, shape.forward_degree, placement);
   placement.backward = chunks_of(shape, sent, received, shape.backward_degree, placement);
-  for (DeviceChunk& chunk : placement.backward) {
+  for (ChunkPlacement& chunk : placement.backward) {
     for (ExpertGroup& group : chunk.groups) {
       group.sums_begin = placement.first_bias_sums;
       placement.first_bias_sums +=

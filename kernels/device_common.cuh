@@ -1,19 +1,20 @@
-// Sixteen bytes of a row as fp32 values, and what kernels share.
+// What the .cu files share: units of 16 bytes as fp32 values, warp sums, sizes of launches, and
+// which row a slot has.
 #pragma once
 
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
 #include <cstdint>
-#include <stdexcept>
 
-#include "kernels/device_types.hpp"
+#include "kernels/device_routing.hpp"
 
 namespace pipemoe::cuda {
 
 template <class T>
-inline constexpr int kUnit = kUnitBytes / sizeof(T);  // values of a unit
+inline constexpr int kUnit = kUnitBytes / sizeof(T);  ///< values in a unit
 
+/// One unit of a row, converted to fp32.
 template <class T>
 struct Unit {
   float value[kUnit<T>];
@@ -38,7 +39,7 @@ __device__ inline void unpack(const uint4& v, Unit<float>& to) {
   to.value[2] = __uint_as_float(v.z), to.value[3] = __uint_as_float(v.w);
 }
 
-/// A unit as it lies in memory: half the registers of its bf16 values.
+/// Reads a unit without converting it: for bf16 this takes half the registers of Unit.
 template <class T>
 __device__ uint4 load_packed(const T* from) {
   return *reinterpret_cast<const uint4*>(from);
@@ -76,13 +77,14 @@ __device__ inline __nv_bfloat16 from_float<__nv_bfloat16>(float x) {
   return __float2bfloat16_rn(x);
 }
 
+/// Returns the sum over the warp to every lane.
 __device__ inline float warp_sum(float x) {
 #pragma unroll
   for (int lanes = 16; lanes > 0; lanes /= 2) x += __shfl_xor_sync(0xffffffffu, x, lanes);
   return x;
 }
 
-/// Calls launch(T{}) with the element's type.
+/// Calls launch(T{}), where T is the C++ type of the element.
 template <class Launch>
 void with_type(Element element, Launch launch) {
   if (element == Element::Fp32) {
@@ -92,11 +94,36 @@ void with_type(Element element, Launch launch) {
   }
 }
 
-/// Blocks that cover `count` items, at most `limit` (the kernel then loops).
+/// Returns how many blocks cover `count` items; at least 1. Above `limit` it returns `limit`, and
+/// the kernel must loop.
 inline unsigned blocks_for(std::int64_t count, std::int64_t per_block,
                            std::int64_t limit = 1 << 30) {
   const std::int64_t blocks = (count + per_block - 1) / per_block;
   return static_cast<unsigned>(blocks < 1 ? 1 : blocks > limit ? limit : blocks);
+}
+
+/// rows_before_chunk() and chunk_of_row() of kernels/routing.hpp.
+__device__ inline int rows_before(int rows, int degree, int chunk) {
+  return chunk * (rows / degree) + min(chunk, rows % degree);
+}
+
+__device__ inline int chunk_of(int row, int rows, int degree) {
+  const int least = rows / degree, larger = rows % degree;
+  const int in_larger = larger * (least + 1);
+  return row < in_larger ? row / (least + 1) : larger + (row - in_larger) / least;
+}
+
+/// Returns the row of a slot. `rows`: how many rows the expert has in all chunks.
+__device__ inline int row_of_slot(const RowMap& map, int experts, int expert, int slot, int rows) {
+  const int degree = static_cast<int>(map.degree);
+  if (degree == 1) return map.block_begin[expert] + slot;
+  if (map.bounds != nullptr) {
+    int block = 0;
+    while (slot >= map.bounds[block + 1]) ++block;
+    return map.block_begin[block * experts + expert] + slot - map.bounds[block];
+  }
+  const int chunk = chunk_of(slot, rows, degree);
+  return map.block_begin[chunk * experts + expert] + slot - rows_before(rows, degree, chunk);
 }
 
 }  // namespace pipemoe::cuda

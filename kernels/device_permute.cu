@@ -1,12 +1,10 @@
-#include "kernels/cuda.hpp"
-#include "kernels/device_rows.hpp"
-#include "kernels/device_slots.cuh"
-#include "kernels/device_unit.cuh"
+#include "kernels/device_common.cuh"
+#include "kernels/device_permute.hpp"
 
 namespace pipemoe::cuda {
 namespace {
 
-// Blocks that clear the unfilled slots of one expert.
+// How many blocks clear the unfilled slots of one expert.
 constexpr int kClearBlocks = 8;
 constexpr int kMostWarps = 8;
 
@@ -14,11 +12,11 @@ std::int64_t units_of(const DeviceRows& shape) {
   return shape.model_dim * size_of(shape.element) / kUnitBytes;
 }
 
-// A block a token, a thread a unit of it or a few.
+// A block takes one token; each of its threads takes one or a few units.
 unsigned threads_for(std::int64_t units) {
   const std::int64_t threads = (units + 31) / 32 * 32;
   if (threads <= kMostWarps * 32) return static_cast<unsigned>(threads);
-  for (const std::int64_t passes : {2, 3, 4, 5, 6, 7, 8}) {  // even shares, if there are any
+  for (const std::int64_t passes : {2, 3, 4, 5, 6, 7, 8}) {  // equal shares, if possible
     if (units % passes == 0 && units / passes <= kMostWarps * 32 && units / passes % 32 == 0) {
       return static_cast<unsigned>(units / passes);
     }
@@ -31,14 +29,14 @@ unsigned clearing_blocks(const DeviceRows& shape) {
                                   : static_cast<unsigned>(shape.routing.num_experts * kClearBlocks);
 }
 
-// T const for RowsIn.
+// Returns a row. T is const for RowsIn.
 template <class T, class Pointer>
 __device__ T* row_at(const RowsOf<Pointer>& of, std::int32_t row, std::int64_t width) {
   const bool own = row >= of.own_begin;
   return static_cast<T*>(own ? of.own : of.rows) + (own ? row - of.own_begin : row) * width;
 }
 
-// Zeroes every kClearBlocks-th unfilled slot of an expert; `block` counts from the first such one.
+// Zeroes every kClearBlocks-th unfilled slot of an expert. `block` counts the blocks that clear.
 template <class T>
 __device__ void clear_slots(const DeviceRows& shape, const RowMap& map, int block,
                             const RowsOut& rows) {
@@ -54,7 +52,7 @@ __device__ void clear_slots(const DeviceRows& shape, const RowMap& map, int bloc
   }
 }
 
-// kChoices 0: any number of them.
+// The rows of a token's choices, -1 where there is none. kChoices == 0 allows any number.
 template <int kChoices>
 struct Choices {
   static constexpr int kMost = kChoices == 0 ? static_cast<int>(kMostChoices) : kChoices;
@@ -121,8 +119,8 @@ __global__ void __launch_bounds__(kMostWarps * 32)
   }
 }
 
-// What one lane of the first warp knows of one choice; read before the rows, so that it is there
-// when they are done.
+// One choice, as one lane of the first warp holds it. It is read before the rows, so that it has
+// arrived when they are done.
 struct LaneChoice {
   int expert = -1;
   float weight = 0, probability = 0;
@@ -139,10 +137,10 @@ struct LaneChoice {
   }
 };
 
-// One warp, lane j with dw of choice j: d logit_e = p_e (g_e - sum_i p_i g_i), where g_e is the
-// loss's part and, of a chosen expert with weight w = p / S, (dw - sum_j w_j dw_j) / S. Differences
-// from a mean of which an expert is nearly all are sums of differences from it, exact to rounding:
-// only the likeliest expert's, a token's first choice, can be so.
+// Computes d logit_e = p_e (g_e - sum_i p_i g_i) in one warp. Lane j has dw of choice j. g_e is the
+// auxiliary loss's gradient plus, for a chosen expert with weight w = p / S, the gradient
+// (dw - sum_j w_j dw_j) / S. If p_e is nearly 1, g_e - sum_i p_i g_i cancels; it is then computed
+// as sum_i p_i (g_e - g_i). Only the most probable expert, a token's first choice, can be that one.
 template <class T>
 __device__ void logit_gradient(const DeviceRows& shape, const DeviceCombineBackward& args,
                                std::int64_t token, const LaneChoice& choice, float dw) {
@@ -166,7 +164,7 @@ __device__ void logit_gradient(const DeviceRows& shape, const DeviceCombineBackw
                        static_cast<float>(shape.routing.tokens);
   const float top_load = has_loss ? args.load[top] : 0;
   float mean = choice.expert >= 0 ? gradient * choice.probability : 0;
-  float top_above = lane > 0 ? -mean : 0;  // g_top - mean, without the top's own part
+  float top_above = lane > 0 ? -mean : 0;  // g_top - mean; the top's own term is 0
   for (int e = lane; e < experts; e += 32) {
     if (e == top) {
       if (has_loss) mean += p[e] * factor * top_load;
@@ -201,7 +199,7 @@ __device__ void logit_gradient(const DeviceRows& shape, const DeviceCombineBackw
   }
 }
 
-// Choices whose rows are in flight at once.
+// How many choices' rows are loaded at once.
 template <int kMost>
 inline constexpr int kAtOnce = kMost < 4 ? kMost : 4;
 
@@ -218,7 +216,7 @@ __global__ void __launch_bounds__(kMostWarps * 32, kChoices == 0 ? 2 : 4)
   const std::int64_t token = blockIdx.x, top_k = shape.routing.top_k;
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const LaneChoice choice(shape, args, token, warp == 0 ? lane : 32);
-  // Few choices live in registers; many would take too many of them.
+  // Few choices are kept in registers; many would take too many.
   constexpr bool kShared = kMost > 4;
   __shared__ float shared_weights[kMost];
   __shared__ std::int32_t shared_from[kMost], shared_to[kMost];
@@ -333,7 +331,7 @@ __global__ void move_kernel(MoveRows args) {
   }
 }
 
-// Calls launch.operator()<T, kChoices>().
+// Calls launch.operator()<T, kChoices>(); kChoices is 0 for an uncommon top_k.
 template <class Launch>
 void with_choices(const DeviceRows& shape, Launch launch) {
   ensure(shape.model_dim * size_of(shape.element) % kUnitBytes == 0, "rows: width");

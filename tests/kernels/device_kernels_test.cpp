@@ -1,17 +1,18 @@
-// Tokens to rows and back on a GPU against the CPU twins, and what a layer's own test is too small
-// for: widths of several passes.
+// Tests of each GPU kernel against its CPU counterpart, also at widths that need several passes
+// over a row, for which the layers of device_layer_test.cpp are too small.
 #include <algorithm>
 #include <catch2/catch.hpp>
 #include <numeric>
 #include <span>
 
-#include "kernels/activation.hpp"
 #include "kernels/device_activation.hpp"
-#include "kernels/device_rows.hpp"
+#include "kernels/device_permute.hpp"
+#include "kernels/device_routing.hpp"
+#include "kernels/experts.hpp"
 #include "kernels/gate.hpp"
 #include "kernels/permute.hpp"
+#include "kernels/routing.hpp"
 #include "tests/kernels/cuda_support.hpp"
-#include "tests/kernels/whole_layer.hpp"
 
 using namespace pipemoe;
 using namespace pipemoe::cuda;
@@ -20,8 +21,98 @@ using Floats = std::vector<float>;
 
 namespace {
 
-// A layer's rows by a plan of the CPU, and the same on the device.
-struct Setup {
+// ---- Routing ----
+
+struct DeviceChoices {
+  std::vector<std::int32_t> experts, counts;
+  std::vector<float> probabilities, weights, load;
+  std::vector<std::int32_t> forward, backward;
+};
+
+DeviceChoices choose_on_device(const DeviceRouting& routing, const std::vector<float>& logits,
+                               std::int64_t forward_degree, std::int64_t backward_degree) {
+  const std::int64_t experts = routing.num_experts, choices = routing.choices();
+  const auto ints = [](std::int64_t count) { return poisoned_device(count, 4); };
+  DeviceBuffer in = to_device(logits), p = ints(routing.tokens * experts), chosen = ints(choices);
+  DeviceBuffer weights = ints(choices), tiles = ints(tile_counts_size(routing));
+  DeviceBuffer counts = ints(experts), load = ints(experts), rows = ints(choices);
+  DeviceBuffer back = ints(choices), blocks = ints(forward_degree * experts);
+  DeviceBuffer back_blocks = ints(backward_degree * experts);
+  const RowMap forward{forward_degree, blocks.as<std::int32_t>(), rows.as<std::int32_t>()};
+  const RowMap backward{backward_degree, back_blocks.as<std::int32_t>(), back.as<std::int32_t>()};
+  const cuda::Stream stream;
+  gate_scores(routing,
+              {in.as<float>(), 1, experts, p.as<float>(), chosen.as<std::int32_t>(),
+               weights.as<float>(), tiles.as<std::int32_t>()},
+              stream);
+  count_choices(routing, {tiles.as<std::int32_t>(), counts.as<std::int32_t>(), load.as<float>()},
+                stream);
+  for (const RowMap& map : {forward, backward}) {
+    if (routing.dropless()) {
+      place_blocks(routing, counts.as<std::int32_t>(), map, stream);
+      continue;
+    }
+    std::vector<std::int32_t> begins;
+    for (std::int64_t c = 0, begin = 0; c < map.degree; ++c) {
+      for (std::int64_t e = 0; e < experts; ++e) {
+        begins.push_back(static_cast<std::int32_t>(begin));
+        begin += kernels::rows_in_chunk(routing.capacity, map.degree, c);
+      }
+    }
+    copy_to_device(map.block_begin, begins.data(), begins.size() * 4);
+  }
+  place_choices(routing,
+                {chosen.as<std::int32_t>(), tiles.as<std::int32_t>(), counts.as<std::int32_t>(),
+                 forward, backward},
+                stream);
+  stream.synchronize();
+  return {to_host<std::int32_t>(chosen.data(), choices),
+          to_host<std::int32_t>(counts.data(), experts),
+          to_host<float>(p.data(), routing.tokens * experts),
+          to_host<float>(weights.data(), choices),
+          to_host<float>(load.data(), experts),
+          to_host<std::int32_t>(rows.data(), choices),
+          to_host<std::int32_t>(back.data(), choices)};
+}
+
+void check_rows(const kernels::ChunkPlan& plan, const std::vector<std::int32_t>& rows) {
+  REQUIRE(plan.row_of.size() == rows.size());
+  REQUIRE(std::equal(rows.begin(), rows.end(), plan.row_of.begin()));
+}
+
+// Checks the softmax against float64, and the choices against a stable sort of the device's own
+// probabilities.
+void check_scores(const DeviceRouting& routing, const std::vector<float>& logits,
+                  const DeviceChoices& choices) {
+  const std::int64_t experts = routing.num_experts, k = routing.top_k;
+  double worst = 0;
+  for (std::int64_t t = 0; t < routing.tokens; ++t) {
+    const float* row = logits.data() + t * experts;
+    const float* p = choices.probabilities.data() + t * experts;
+    double sum = 0, chosen_sum = 0;
+    for (std::int64_t e = 0; e < experts; ++e) sum += std::exp(double{row[e]});
+    for (std::int64_t e = 0; e < experts; ++e) {
+      worst = std::max(worst, std::abs(double{p[e]} - std::exp(double{row[e]}) / sum));
+    }
+    std::vector<std::int32_t> order(static_cast<std::size_t>(experts));
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return p[a] > p[b]; });
+    const std::int32_t* chosen = choices.experts.data() + t * k;
+    REQUIRE(std::equal(chosen, chosen + k, order.begin()));
+    for (std::int64_t j = 0; j < k; ++j) chosen_sum += double{p[chosen[j]]};
+    for (std::int64_t j = 0; j < k; ++j) {
+      const double weight = double{p[chosen[j]]} / (routing.renormalize ? chosen_sum : 1);
+      worst = std::max(
+          worst, std::abs(double{choices.weights[static_cast<std::size_t>(t * k + j)]} - weight));
+    }
+  }
+  REQUIRE(worst <= 1e-6);
+}
+
+// ---- Rows ----
+
+// The rows of a layer, planned on the CPU, with a copy of the plan on the device.
+struct RowsSetup {
   kernels::RowShape row;
   kernels::RoutingShape routing;
   Element element;
@@ -31,7 +122,7 @@ struct Setup {
   DeviceBuffer forward_rows, backward_rows, forward_blocks, backward_blocks, counts, weights_in,
       experts_in;
 
-  Setup(std::int64_t width, std::int64_t top_k, bool dropless, Element type, std::uint64_t seed)
+  RowsSetup(std::int64_t width, std::int64_t top_k, bool dropless, Element type, std::uint64_t seed)
       : row{200, top_k, width}, routing{200, 8, top_k, {}}, element(type) {
     std::mt19937_64 random(seed);
     if (!dropless) routing.capacity = 25 * top_k;
@@ -67,12 +158,75 @@ struct Setup {
   }
 };
 
-double error(const Floats& a, const Floats& b) {
+double error_of(const Floats& a, const Floats& b) {
   return relative_error(a, std::vector<double>(b.begin(), b.end()));
 }
-double tolerance(Element element) { return element == Element::Fp32 ? 1e-6 : 4e-3; }
+double kernel_tolerance(Element element) { return element == Element::Fp32 ? 1e-6 : 4e-3; }
 
 }  // namespace
+
+TEST_CASE("choices and rows on a GPU are those of the CPU", "[cuda][routing]") {
+  struct Size {
+    std::int64_t tokens, experts, top_k;
+  };
+  const Size size = GENERATE(Size{1, 1, 1}, Size{300, 2, 2}, Size{777, 8, 3}, Size{1000, 13, 8},
+                             Size{5000, 64, 8}, Size{640, 100, 4}, Size{130, 500, 16});
+  std::mt19937_64 random(static_cast<std::uint64_t>(size.tokens));
+  std::vector<float> logits =
+      normal_floats(random, size.tokens * size.experts, Element::Fp32, 1.5f);
+  for (std::size_t i = 0; i < logits.size(); i += static_cast<std::size_t>(size.experts)) {
+    logits[i] += 2;                                       // most tokens choose it
+    if (size.experts > 4) logits[i + 3] = logits[i + 1];  // ties
+    if (size.experts > 5) logits[i + 5] = -40;            // an empty expert
+  }
+  const std::int64_t even = (size.tokens * size.top_k + size.experts - 1) / size.experts;
+  for (const std::int64_t capacity : {std::int64_t{-1}, even, even + even / 4, std::int64_t{1}}) {
+    CAPTURE(size.tokens, size.experts, size.top_k, capacity);
+    const DeviceRouting routing{size.tokens, size.experts, size.top_k, capacity, capacity != even};
+    const DeviceChoices choices = choose_on_device(routing, logits, 3, 1);
+    check_scores(routing, logits, choices);
+    kernels::RoutingShape shape{size.tokens, size.experts, size.top_k, std::nullopt};
+    if (capacity >= 0) shape.capacity = capacity;
+    const kernels::Assignment assignment = kernels::assign(shape, choices.experts);
+    check_rows(kernels::plan_chunks(shape, choices.experts, assignment, 3), choices.forward);
+    check_rows(kernels::plan_chunks(shape, choices.experts, assignment, 1), choices.backward);
+    for (std::int32_t e = 0; e < size.experts; ++e) {
+      const auto count = std::count(choices.experts.begin(), choices.experts.end(), e);
+      CHECK(choices.counts[static_cast<std::size_t>(e)] == count);
+      CHECK(choices.load[static_cast<std::size_t>(e)] ==
+            static_cast<float>(count) / static_cast<float>(routing.choices()));
+    }
+  }
+}
+
+TEST_CASE("a GPU chooses different experts even with NaN", "[cuda][routing]") {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const DeviceChoices choices = choose_on_device(
+      {2, 6, 3, -1, true}, {1, nan, 2, 3, 0, 1, nan, nan, nan, nan, nan, nan}, 1, 1);
+  for (std::size_t token : {0u, 1u}) {
+    std::vector<std::int32_t> chosen(choices.experts.begin() + static_cast<long>(3 * token),
+                                     choices.experts.begin() + static_cast<long>(3 * token + 3));
+    std::sort(chosen.begin(), chosen.end());
+    CHECK(chosen[0] >= 0);
+    CHECK(chosen[2] < 6);
+    CHECK(std::adjacent_find(chosen.begin(), chosen.end()) == chosen.end());
+  }
+}
+
+TEST_CASE("three bf16 parts represent a gate weight to fp32 precision", "[cuda][routing]") {
+  std::mt19937_64 random(3);
+  const std::vector<float> weight = normal_floats(random, 3 * 40, Element::Fp32);
+  const DeviceBuffer in = to_device(weight), parts = poisoned_device(3 * 8 * 40, 2);
+  const cuda::Stream stream;
+  split_gate_weight({in.as<float>(), parts.data(), 3, 8, 40}, stream);
+  stream.synchronize();
+  const std::vector<float> split = floats_of(parts.data(), 3 * 8 * 40, Element::Bf16);
+  for (std::size_t i = 0; i < 8 * 40; ++i) {
+    const double sum = double{split[i]} + double{split[320 + i]} + double{split[640 + i]};
+    const double whole = i < weight.size() ? double{weight[i]} : 0;
+    REQUIRE(std::abs(sum - whole) <= 6e-8 * std::abs(whole));
+  }
+}
 
 TEST_CASE("rows on a GPU are those of the CPU", "[cuda][rows]") {
   const auto element = GENERATE(Element::Fp32, Element::Bf16);
@@ -80,7 +234,7 @@ TEST_CASE("rows on a GPU are those of the CPU", "[cuda][rows]") {
   const auto dropless = GENERATE(false, true);
   for (const std::int64_t width : {8, 264, 1024, 7168}) {
     CAPTURE(element == Element::Fp32, top_k, dropless, width);
-    const Setup s(width, top_k, dropless, element, 5);
+    const RowsSetup s(width, top_k, dropless, element, 5);
     const cuda::Stream stream;
     std::mt19937_64 random(6);
     const std::int64_t tokens = 200 * width, bytes = size_of(element);
@@ -108,21 +262,22 @@ TEST_CASE("rows on a GPU are those of the CPU", "[cuda][rows]") {
     REQUIRE(floats_of(permuted.data(), s.forward.rows() * width, element) == expected);
     expected = poisoned(tokens);
     kernels::combine(s.row, s.forward, {rows, s.weights, expected});
-    REQUIRE(error(floats_of(output.data(), tokens, element), expected) <= tolerance(element));
+    REQUIRE(error_of(floats_of(output.data(), tokens, element), expected) <=
+            kernel_tolerance(element));
     kernels::permute_backward(s.row, s.backward, {row_gradient, expected});
     for (std::size_t i = 0; i < x.size(); ++i) expected[i] += x[i];
-    REQUIRE(error(floats_of(dx.data(), tokens, element), expected) <= tolerance(element));
+    REQUIRE(error_of(floats_of(dx.data(), tokens, element), expected) <= kernel_tolerance(element));
   }
 }
 
-TEST_CASE("combine's backward on a GPU is the CPU's, the gate's included", "[cuda][rows]") {
+TEST_CASE("the gradients of combine and gate on a GPU are those of the CPU", "[cuda][rows]") {
   const auto element = GENERATE(Element::Fp32, Element::Bf16);
   const auto top_k = GENERATE(as<std::int64_t>(), 1, 2, 3, 7);
   const auto dropless = GENERATE(false, true);
   const auto sure = GENERATE(false, true);  // a token's first choice has nearly all probability
   for (const std::int64_t width : {8, 1024, 2304}) {
     CAPTURE(element == Element::Fp32, top_k, dropless, sure, width);
-    const Setup s(width, top_k, dropless, element, 7);
+    const RowsSetup s(width, top_k, dropless, element, 7);
     const cuda::Stream stream;
     std::mt19937_64 random(8);
     const std::int64_t tokens = 200 * width, bytes = size_of(element), padded = 16;
@@ -139,7 +294,7 @@ TEST_CASE("combine's backward on a GPU is the CPU's, the gate's included", "[cud
     }
     load[2] = 0.5f;
     const auto choices = static_cast<std::int64_t>(s.experts.size());
-    for (std::int64_t i = 0; i < choices; ++i) {  // those of the gate, as renormalised
+    for (std::int64_t i = 0; i < choices; ++i) {  // as the gate renormalises them
       const auto expert = [&](std::int64_t choice) {
         return probabilities[static_cast<std::size_t>(choice / top_k * 8 +
                                                       s.experts[static_cast<std::size_t>(choice)])];
@@ -188,9 +343,9 @@ TEST_CASE("combine's backward on a GPU is the CPU's, the gate's included", "[cud
                                                       .logit_gradient = dlogits,
                                                       .input_gradient = unused,
                                                       .weight_gradient = gate_gradient});
-    REQUIRE(error(floats_of(row_gradient.data(), s.backward.rows() * width, element),
-                  expected_rows) <= tolerance(element));
-    REQUIRE(error(to_host<float>(weight_gradient.data(), choices), dw) <= 1e-5);
+    REQUIRE(error_of(floats_of(row_gradient.data(), s.backward.rows() * width, element),
+                     expected_rows) <= kernel_tolerance(element));
+    REQUIRE(error_of(to_host<float>(weight_gradient.data(), choices), dw) <= 1e-5);
     Floats dense(static_cast<std::size_t>(200 * padded));
     for (std::size_t i = 0; i < s.experts.size(); ++i) {
       if (s.forward.row_of[i] == kernels::kDropped) continue;
@@ -206,7 +361,7 @@ TEST_CASE("combine's backward on a GPU is the CPU's, the gate's included", "[cud
         if (e >= 8) REQUIRE(padded_logits[t * 16 + e] == 0);
       }
     }
-    REQUIRE(error(of_experts, dlogits) <= (element == Element::Fp32 ? 2e-5 : 4e-3));
+    REQUIRE(error_of(of_experts, dlogits) <= (element == Element::Fp32 ? 2e-5 : 4e-3));
   }
 }
 
@@ -219,7 +374,7 @@ TEST_CASE("activations on a GPU are those of the CPU", "[cuda][activation]") {
   const Kind kind = GENERATE(Kind{Activation::Relu, DeviceActivation::Relu},
                              Kind{Activation::Gelu, DeviceActivation::Gelu},
                              Kind{Activation::SwiGlu, DeviceActivation::SwiGlu});
-  // Three experts of 7 rows, of which 11 are kept apart.
+  // Three experts of 7 rows, whose first rows are 11 apart.
   const std::int64_t hidden = 40, width = kind.cpu == Activation::SwiGlu ? 80 : 40, rows = 3 * 11;
   std::mt19937_64 random(9);
   const Floats x = normal_floats(random, rows * width, element, 2);
@@ -249,7 +404,7 @@ TEST_CASE("activations on a GPU are those of the CPU", "[cuda][activation]") {
     if (row % 11 < 7) bias_gradient[row / 11 * columns + i % columns] += double{dx_out[i]};
   }
   REQUIRE(relative_error(floats_of(sums.data(), 3 * width, element), bias_gradient) <=
-          tolerance(element));
+          kernel_tolerance(element));
   for (std::int64_t expert = 0; expert < 3; ++expert) {
     for (std::int64_t r = 0; r < 11; ++r) {
       const auto row = static_cast<std::size_t>(expert * 11 + r);
@@ -257,7 +412,7 @@ TEST_CASE("activations on a GPU are those of the CPU", "[cuda][activation]") {
         const auto begin = all.begin() + static_cast<std::ptrdiff_t>(row) * row_width;
         return Floats(begin, begin + row_width);
       };
-      if (r >= 7) {  // between experts nothing is touched
+      if (r >= 7) {  // the rows between experts are not touched
         REQUIRE(part(biased, width) == part(x, width));
         REQUIRE(std::isnan(y_out[row * static_cast<std::size_t>(hidden)]));
         REQUIRE(std::isnan(dx_out[row * static_cast<std::size_t>(width)]));
@@ -267,12 +422,12 @@ TEST_CASE("activations on a GPU are those of the CPU", "[cuda][activation]") {
       for (std::size_t i = 0; i < sum.size(); ++i) {
         sum[i] += bias[static_cast<std::size_t>(expert * width) + i];
       }
-      REQUIRE(error(part(biased, width), sum) <= tolerance(element));
+      REQUIRE(error_of(part(biased, width), sum) <= kernel_tolerance(element));
       kernels::activate({kind.cpu, 1, hidden}, sum, expected);
-      REQUIRE(error(part(y_out, hidden), expected) <= tolerance(element));
+      REQUIRE(error_of(part(y_out, hidden), expected) <= kernel_tolerance(element));
       kernels::activate_backward({kind.cpu, 1, hidden}, part(biased, width), part(dy, hidden),
                                  gradient);
-      REQUIRE(error(part(dx_out, width), gradient) <= tolerance(element));
+      REQUIRE(error_of(part(dx_out, width), gradient) <= kernel_tolerance(element));
     }
   }
 }
@@ -315,7 +470,7 @@ TEST_CASE("rows are moved as listed", "[cuda][rows]") {
   move_rows({table.as<RowMove>(), 3, 3, 48, from.data(), to.data()}, stream);
   stream.synchronize();
   const Floats moved = to_host<float>(to.data(), 9 * 12);
-  constexpr int kFrom[] = {3, 4, -1, -1, -1, 0, 1, 2, 5};  // of each row of `moved`
+  constexpr int kFrom[] = {3, 4, -1, -1, -1, 0, 1, 2, 5};  // the source of each row of `moved`
   for (std::size_t i = 0; i < moved.size(); ++i) {
     const int row = kFrom[i / 12];
     if (row < 0) {

@@ -1,10 +1,8 @@
-#include "tests/kernels/cuda_whole_layer.hpp"
+#include "tests/kernels/cuda_support.hpp"
 
 #include <memory>
 #include <numeric>
 #include <stdexcept>
-
-#include "tests/kernels/cuda_support.hpp"
 
 namespace pipemoe::test {
 namespace {
@@ -56,7 +54,7 @@ std::vector<float> part_of(const std::vector<double>& all, std::int64_t index, s
                                                         static_cast<std::size_t>(size)));
 }
 
-// One rank's numbers and layer.
+// One rank: its tensors and its layer.
 struct Rank {
   Element element;
   DeviceBuffer input, output_gradient, output, input_gradient;
@@ -110,7 +108,7 @@ struct World {
   void gate() {
     for (Rank& rank : ranks) rank.layer->gate(stream);
   }
-  // What the ranks of a dropless layer tell each other.
+  // Exchanges the row counts of a dropless layer.
   void place_rows() {
     std::vector<std::vector<std::int64_t>> sent;
     for (Rank& rank : ranks) sent.push_back(rank.layer->read_counts(stream));
@@ -147,7 +145,7 @@ struct World {
       }
     }
   }
-  // Of each block in turn.
+  // An exchange by expert, block by block.
   void exchange_blocks(const std::vector<DeviceExchange>& all) {
     const auto count = static_cast<std::int64_t>(all.size());
     for (std::int64_t from = 0; from < count; ++from) {
