@@ -1,6 +1,7 @@
 // pipemoe import: files of other programs, and of earlier versions of this one, into our formats.
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <memory>
 
 #include "experiments/commands.hpp"
@@ -20,9 +21,14 @@ struct ImportProfile {
 void import_profile(const ImportProfile& options) {
   const Cluster cluster = read_version_1_cluster(ConfigFile::load(options.file, "cluster"));
   write_file(options.output, to_toml(cluster));
-  fmt::print(
-      "tables of contention and of queued exchanges became constants, their medians; pipemoe "
-      "calibrate makes better ones\n");
+  const bool queues =
+      std::any_of(cluster.collectives.begin(), cluster.collectives.end(),
+                  [](const auto& entry) { return entry.second.queued_saving > Seconds{}; });
+  if (cluster.contention || queues) {
+    fmt::print(
+        "tables of contention and of queued exchanges became constants, their medians; a new "
+        "calibration makes better ones\n");
+  }
   fmt::print("written: {}\n", options.output);
 }
 

@@ -214,7 +214,7 @@ std::vector<bool> Calibrator::layers_at_power_limit() const {
     for (TaskId id = 0; id < chunks.graph.size(); ++id) {
       const Work& work = chunks.graph.task(id).work;
       if (products_of(work) == nullptr) continue;
-      all.seconds += summarize(chunks.durations(id)).median;
+      all.seconds += summarize(across(group_, chunks.durations(id), Across::Slowest)).median;
       all.flops += product_flops(work).count;
     }
   }
