@@ -72,9 +72,10 @@ void print_calibration(const exec::Calibration& calibration) {
   }
   for (const auto& [dtype, fit] : cluster.gemm) print_fit("gemm " + to_string(dtype), fit, "flop");
   for (const auto& [kernel, cost] : cluster.kernels) {
-    if (const auto* fit = std::get_if<Fit<Bytes>>(&cost)) {
-      print_fit(to_string(kernel), *fit, "byte");
-    }
+    const std::string name = to_string(kernel);
+    std::visit(Overloaded{[&](const Fit<Bytes>& fit) { print_fit(name, fit, "byte"); },
+                          [](NotModelled) {}},
+               cost);
   }
   for (const ExpertFit& expert : cluster.experts) {
     const GemmShape& gemm = expert.shapes.front();

@@ -475,9 +475,10 @@ std::string fits_toml(const Cluster& cluster) {
     text += fmt::format("\n[fits.gemm.{}]\n", to_string(dtype)) + fit_toml(fit);
   }
   for (const auto& [kernel, cost] : cluster.kernels) {
-    if (const auto* fit = std::get_if<Fit<Bytes>>(&cost)) {
-      text += fmt::format("\n[fits.{}]\n", to_string(kernel)) + fit_toml(*fit);
-    }
+    const std::string table = fmt::format("\n[fits.{}]\n", to_string(kernel));
+    std::visit(Overloaded{[&](const Fit<Bytes>& fit) { text += table + fit_toml(fit); },
+                          [](NotModelled) {}},  // the key not_modelled lists it
+               cost);
   }
   for (const ExpertFit& expert : cluster.experts) text += expert_toml(expert);
   return text;

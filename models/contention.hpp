@@ -1,4 +1,4 @@
-// By how much a rank's tasks slow each other while it computes and communicates at once.
+// Contention: a rank's tasks slow each other while the rank computes and communicates at once.
 #pragma once
 
 #include <string>

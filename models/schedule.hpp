@@ -15,7 +15,8 @@
 
 namespace pipemoe {
 
-/// What a schedule leaves open, and the values that it may have for a layer on a cluster.
+/// A knob is a number that a schedule leaves open. It lists the values that the number may have for
+/// a layer on a cluster.
 struct Knob {
   std::string name;                  ///< "forward_degree"
   std::vector<std::int64_t> values;  ///< ascending, at least one

@@ -12,7 +12,7 @@
 #include "models/boost_graph.hpp"
 #include "models/error.hpp"
 #include "models/json_reader.hpp"
-#include "models/queue_json.hpp"
+#include "models/task_json.hpp"
 
 namespace pipemoe {
 namespace {
@@ -84,15 +84,10 @@ Json work_json(const Work& work) {
 }
 
 Json task_json(const TaskGraph& graph, const Task& task) {
-  return {{"task", task.name()},
-          {"microbatch", task.key.microbatch},
-          {"block", task.key.block},
-          {"pass", to_string(task.key.pass)},
-          {"step", to_string(task.key.step)},
-          {"chunk", task.key.chunk},
-          {"stage", task.key.stage},
-          {"queue", graph.queues()[task.queue].name},
-          {"work", work_json(task.work)}};
+  Json json = key_json(task.key);
+  json["queue"] = graph.queues()[task.queue].name;
+  json["work"] = work_json(task.work);
+  return json;
 }
 
 // ---- reading ----
@@ -204,20 +199,10 @@ Work read_work(const Json& json, std::int64_t num_ranks) {
 
 Task read_task(JsonObject& object, const std::vector<Queue>& queues, std::int64_t num_ranks) {
   constexpr std::int64_t kMaxIndex = 1'000'000;
-  const auto index = [&](const char* key) {
-    return static_cast<int>(object.integer(key, 0, kMaxIndex));
-  };
   Task task;
-  task.key = {index("microbatch"),
-              index("block"),
-              object.word("pass", pass_from),
-              object.word("step", step_from),
-              index("chunk"),
-              index("stage")};
+  task.key = read_key(object, kMaxIndex);
   task.queue = read_queue_name(object, queues);
   task.work = read_work(object.member("work"), num_ranks);
-  const std::string name = object.text("task");
-  if (name != task.name()) object.fail("task", fmt::format("is {}, must be {}", name, task.name()));
   object.finish();
   return task;
 }

@@ -8,7 +8,7 @@
 
 #include "models/error.hpp"
 #include "models/json_reader.hpp"
-#include "models/queue_json.hpp"
+#include "models/task_json.hpp"
 
 namespace pipemoe {
 namespace {
@@ -49,40 +49,26 @@ Provenance read_provenance(const Json& json) {
 }
 
 Json span_json(const Timeline& timeline, const Span& span) {
-  return {{"task", span.task.name()},
-          {"microbatch", span.task.microbatch},
-          {"block", span.task.block},
-          {"pass", to_string(span.task.pass)},
-          {"step", to_string(span.task.step)},
-          {"chunk", span.task.chunk},
-          {"stage", span.task.stage},
-          {"queue", timeline.queues[span.queue].name},
-          {"rank", span.rank},
-          {"start_s", span.start.count()},
-          {"end_s", span.end.count()}};
+  Json json = key_json(span.task);
+  json["queue"] = timeline.queues[span.queue].name;
+  json["rank"] = span.rank;
+  json["start_s"] = span.start.count();
+  json["end_s"] = span.end.count();
+  return json;
 }
 
 Span read_span(const Json& json, const std::vector<Queue>& queues) {
   constexpr std::int64_t kMaxIndex = 100'000'000;
   JsonObject object(json, "span");
-  const auto index = [&](const char* key) {
-    return static_cast<int>(object.integer(key, 0, kMaxIndex));
-  };
   Span span;
-  span.task = {index("microbatch"),
-               index("block"),
-               object.word("pass", pass_from),
-               object.word("step", step_from),
-               index("chunk"),
-               index("stage")};
+  span.task = read_key(object, kMaxIndex);
   span.queue = read_queue_name(object, queues);
-  span.rank = index("rank");
+  span.rank = static_cast<int>(object.integer("rank", 0, kMaxIndex));
   span.start = Seconds{object.number("start_s")};
   span.end = Seconds{object.number("end_s")};
   if (span.start < Seconds{} || span.end < span.start) {
     object.fail("end_s", "must not be before start_s, nor start_s before 0");
   }
-  if (object.text("task") != span.task.name()) object.fail("task", "must be " + span.task.name());
   object.finish();
   return span;
 }

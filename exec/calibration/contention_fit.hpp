@@ -10,14 +10,14 @@
 
 namespace pipemoe::exec {
 
-/// By how much a queue's time beside the other changes, relatively, with its slowdown: its share of
-/// that time in which both are busy, counted as it takes alone.
+/// For each queue, the time alone of what it runs beside the other queue, divided by the queue's
+/// whole time in the row. When its slowdown grows by 1 %, the queue's time grows by this many %.
 struct ContentionWeights {
   double products = 0;
   double collectives = 0;
 };
-/// Of a row's queues. `cluster` says what the layer's tasks take by themselves; it needs no
-/// contention.
+/// Returns the weights for a row of this layer. `cluster` says what the layer's tasks take by
+/// themselves; it needs no contention.
 ContentionWeights weights_of(const ContentionRow& row, const MoeLayer& layer,
                              const Cluster& cluster);
 

@@ -106,10 +106,13 @@ void pairs_degree_4(benchmark::State& state, NetworkLevel level) {
   const TaskGraph uniform = build_graph("pipemoe", layer_for(64), cluster_of(64), {4, 4});
   TaskGraphBuilder builder("pipemoe", 64, uniform.queues());
   for (Task task : uniform.tasks()) {
-    if (auto* collective = std::get_if<Collective>(&task.work)) {
-      const Bytes pair{collective->bytes().count / 64};
-      collective->traffic = TrafficMatrix::of_pairs(64, std::vector<Bytes>(64 * 64, pair));
-    }
+    std::visit(Overloaded{[](Collective& collective) {
+                            const Bytes pair{collective.bytes().count / 64};
+                            collective.traffic =
+                                TrafficMatrix::of_pairs(64, std::vector<Bytes>(64 * 64, pair));
+                          },
+                          [](const Products&) {}, [](const MemoryTraffic&) {}, [](const Timed&) {}},
+               task.work);
     builder.add(std::move(task));
   }
   for (const auto& [before, after] : uniform.dependencies()) builder.depend(before, after);

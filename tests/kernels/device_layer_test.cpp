@@ -12,61 +12,24 @@ using cuda::Element;
 
 namespace {
 
-struct DeviceVariant {
-  Activation activation = Activation::Relu;
-  bool biases = true;
-  double auxiliary_loss_weight = 0;
-  bool renormalize = true;
-};
-constexpr DeviceVariant kDeviceVariants[] = {{Activation::Relu, true, 0.25},
-                                             {Activation::Gelu, true, 0},
-                                             {Activation::SwiGlu, true, 0.25, false},
-                                             {Activation::Relu, false, 0},
-                                             {Activation::SwiGlu, false, 0}};
+constexpr LayerVariant kDeviceVariants[] = {{Activation::Relu, true, 0.25},
+                                            {Activation::Gelu, true, 0},
+                                            {Activation::SwiGlu, true, 0.25, false},
+                                            {Activation::Relu, false, 0},
+                                            {Activation::SwiGlu, false, 0}};
 
-// With 61 tokens, top-1 and a capacity factor of 1, an expert has 8 slots: enough for degree 8.
 ReferenceLayer device_layer_of(std::int64_t ranks, std::int64_t top_k,
-                               std::optional<double> capacity, const DeviceVariant& variant) {
-  return {.layer = {.tokens_per_rank = 61,
-                    .model_dim = 40,
-                    .hidden_dim = 24,
-                    .num_experts = 8,
-                    .top_k = top_k,
-                    .capacity_factor = capacity,
-                    .activation = variant.activation},
-          .num_ranks = ranks,
-          .renormalize = variant.renormalize,
-          .auxiliary_loss_weight = variant.auxiliary_loss_weight};
-}
-
-struct ExpectedDeviceLayer {
-  ReferenceForward forward;
-  ReferenceBackward backward;
-};
-
-ExpectedDeviceLayer expected_device_layer(const Problem& p) {
-  return {reference_forward(p.reference, p.parameters, p.input, p.experts),
-          reference_backward(p.reference, p.parameters, p.input, p.experts, p.output_gradient)};
+                               std::optional<double> capacity, const LayerVariant& variant) {
+  return varied_layer(40, 24, ranks, top_k, capacity, variant);
 }
 
 // Returns the largest error of all results, and which result has it.
 std::pair<double, std::string> largest_device_error(const LayerResult& result,
                                                     const Problem& problem,
-                                                    const ExpectedDeviceLayer& expected) {
-  const ReferenceParameters& gradients = expected.backward.parameters;
-  std::vector<std::pair<double, std::string>> errors{
-      {relative_error(result.output, expected.forward.output), "output"},
-      {relative_error(result.combine_weights, expected.forward.combine_weights), "weights"},
-      {relative_error(result.input_gradient, expected.backward.input), "input gradient"},
-      {relative_error(result.gate, gradients.gate), "gate"},
-      {relative_error(result.first, gradients.first), "first"},
-      {relative_error(result.first_bias, gradients.first_bias), "first bias"},
-      {relative_error(result.second, gradients.second), "second"},
-      {relative_error(result.second_bias, gradients.second_bias), "second bias"}};
+                                                    const ExpectedLayer& expected) {
+  auto errors = errors_of(result, expected);
   if (problem.reference.auxiliary_loss_weight != 0) {
-    errors.emplace_back(relative_error(std::span(&result.auxiliary_loss, 1),
-                                       std::span(&expected.forward.auxiliary_loss, 1)),
-                        "loss");
+    errors.emplace_back(loss_error(result, expected), "loss");
   }
   return *std::max_element(errors.begin(), errors.end());
 }
@@ -96,10 +59,10 @@ TEST_CASE("a layer on a GPU, any ranks and degree, equals the float64 reference"
   std::size_t all_degrees =
       seed % std::size(kDeviceVariants);  // one variant runs at all degrees, the others at degree 3
   for (std::size_t i = 0; i < std::size(kDeviceVariants); ++i) {
-    const DeviceVariant& variant = kDeviceVariants[i];
+    const LayerVariant& variant = kDeviceVariants[i];
     const Problem problem = draw_device_problem(device_layer_of(ranks, top_k, capacity, variant),
                                                 variant.biases, ++seed, element);
-    const ExpectedDeviceLayer reference = expected_device_layer(problem);
+    const ExpectedLayer reference = expected_layer(problem);
     for (const std::int64_t degree : {1, 2, 3, 5, 8}) {
       if (i != all_degrees && degree != 3) continue;
       for (const bool direct : {false, true}) {
@@ -116,10 +79,10 @@ TEST_CASE("on a GPU forward and backward degrees may differ", "[cuda][layer]") {
   const auto element = GENERATE(Element::Fp32, Element::Bf16);
   const auto capacity = GENERATE(std::optional<double>(1.25), std::optional<double>());
   const auto ranks = GENERATE(as<std::int64_t>(), 1, 2);
-  for (const DeviceVariant& variant : kDeviceVariants) {
+  for (const LayerVariant& variant : kDeviceVariants) {
     const Problem problem = draw_device_problem(device_layer_of(ranks, 2, capacity, variant),
                                                 variant.biases, 7, element);
-    const ExpectedDeviceLayer reference = expected_device_layer(problem);
+    const ExpectedLayer reference = expected_layer(problem);
     for (const Degrees degrees : {Degrees{1, 8}, {8, 1}, {3, 5}, {5, 2}}) {
       for (const bool direct : {false, true}) {
         if (direct && ranks > 1) continue;
@@ -133,10 +96,10 @@ TEST_CASE("on a GPU forward and backward degrees may differ", "[cuda][layer]") {
 
 // Checks all variants with a capacity at several degrees.
 void check_on_ranks(std::int64_t ranks, std::uint64_t seed, DeviceRun run) {
-  for (const DeviceVariant& variant : kDeviceVariants) {
+  for (const LayerVariant& variant : kDeviceVariants) {
     const Problem problem = draw_device_problem(device_layer_of(ranks, 2, 1.25, variant),
                                                 variant.biases, seed, run.element);
-    const ExpectedDeviceLayer reference = expected_device_layer(problem);
+    const ExpectedLayer reference = expected_layer(problem);
     for (const Degrees degrees : {Degrees{1, 1}, {3, 3}, {8, 8}, {5, 2}, {1, 8}}) {
       CAPTURE(ranks, run.packs.value_or(false), run.keeps_own, to_string(variant.activation));
       run.degrees = degrees;
@@ -193,7 +156,7 @@ TEST_CASE("algorithms chosen by time compute the same layer", "[cuda][layer]") {
   const auto element = GENERATE(Element::Fp32, Element::Bf16);
   const Problem problem =
       draw_device_problem(device_layer_of(1, 2, 1.0, kDeviceVariants[0]), true, 9, element);
-  const ExpectedDeviceLayer reference = expected_device_layer(problem);
+  const ExpectedLayer reference = expected_layer(problem);
   const DeviceRun run{{2, 3}, element, true, false, false, cuda::Search::Timed};
   REQUIRE_EQUALS_REFERENCE(problem, reference, run);
 }
@@ -207,7 +170,7 @@ TEST_CASE("on a GPU more chunks than rows leave chunks empty", "[cuda][layer]") 
   layer.layer.tokens_per_rank = 5;
   layer.layer.num_experts = 4;
   const Problem problem = draw_device_problem(layer, true, 10, element);
-  const ExpectedDeviceLayer reference = expected_device_layer(problem);
+  const ExpectedLayer reference = expected_layer(problem);
   const DeviceRun run{{7, 7}, element};
   REQUIRE_EQUALS_REFERENCE(problem, reference, run);
 }
@@ -216,7 +179,7 @@ TEST_CASE("a layer on a GPU may have one token", "[cuda][layer]") {
   ReferenceLayer layer = device_layer_of(1, 1, std::nullopt, kDeviceVariants[0]);
   layer.layer.tokens_per_rank = 1;
   const Problem problem = draw_device_problem(layer, true, 11, Element::Fp32);
-  const ExpectedDeviceLayer reference = expected_device_layer(problem);
+  const ExpectedLayer reference = expected_layer(problem);
   const DeviceRun run{{1, 1}, Element::Fp32, true};
   REQUIRE_EQUALS_REFERENCE(problem, reference, run);
 }
@@ -229,7 +192,7 @@ TEST_CASE("a wider layer on a GPU equals the reference", "[cuda][layer]") {
   layer.layer.model_dim = 2304;
   layer.layer.hidden_dim = 64;
   const Problem problem = draw_device_problem(layer, true, 12, element);
-  const ExpectedDeviceLayer reference = expected_device_layer(problem);
+  const ExpectedLayer reference = expected_layer(problem);
   const DeviceRun run{{2, 2}, element, true};
   REQUIRE_EQUALS_REFERENCE(problem, reference, run);
 }

@@ -297,6 +297,45 @@ double relative_error(std::span<const float> a, std::span<const double> b) {
   return norm < 1e-24 ? std::sqrt(error) : std::sqrt(error / norm);
 }
 
+ReferenceLayer varied_layer(std::int64_t model_dim, std::int64_t hidden_dim, std::int64_t ranks,
+                            std::int64_t top_k, std::optional<double> capacity,
+                            const LayerVariant& variant) {
+  return {.layer = {.tokens_per_rank = 61,
+                    .model_dim = model_dim,
+                    .hidden_dim = hidden_dim,
+                    .num_experts = 8,
+                    .top_k = top_k,
+                    .capacity_factor = capacity,
+                    .activation = variant.activation},
+          .num_ranks = ranks,
+          .renormalize = variant.renormalize,
+          .auxiliary_loss_weight = variant.auxiliary_loss_weight};
+}
+
+ExpectedLayer expected_layer(const Problem& problem) {
+  return {reference_forward(problem.reference, problem.parameters, problem.input, problem.experts),
+          reference_backward(problem.reference, problem.parameters, problem.input, problem.experts,
+                             problem.output_gradient)};
+}
+
+std::vector<std::pair<double, std::string>> errors_of(const LayerResult& result,
+                                                      const ExpectedLayer& expected) {
+  const ReferenceParameters& gradients = expected.backward.parameters;
+  return {{relative_error(result.output, expected.forward.output), "output"},
+          {relative_error(result.combine_weights, expected.forward.combine_weights), "weights"},
+          {relative_error(result.input_gradient, expected.backward.input), "input gradient"},
+          {relative_error(result.gate, gradients.gate), "gate"},
+          {relative_error(result.first, gradients.first), "first"},
+          {relative_error(result.first_bias, gradients.first_bias), "first bias"},
+          {relative_error(result.second, gradients.second), "second"},
+          {relative_error(result.second_bias, gradients.second_bias), "second bias"}};
+}
+
+double loss_error(const LayerResult& result, const ExpectedLayer& expected) {
+  return relative_error(std::span(&result.auxiliary_loss, 1),
+                        std::span(&expected.forward.auxiliary_loss, 1));
+}
+
 Problem draw_problem(const ReferenceLayer& reference, bool biases, std::uint64_t seed) {
   const MoeLayer& layer = reference.layer;
   const std::int64_t experts = layer.num_experts, m = layer.model_dim, h = layer.hidden_dim;

@@ -3,8 +3,11 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <random>
 #include <span>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/reference.hpp"
@@ -22,6 +25,19 @@ std::vector<float> poisoned(std::int64_t count);
 /// Returns ||a - b|| / ||b||, or ||a - b|| if ||b|| is below 1e-12. Returns infinity if a value is
 /// NaN or if the sizes differ.
 double relative_error(std::span<const float> a, std::span<const double> b);
+
+/// How the layers of a test differ.
+struct LayerVariant {
+  Activation activation = Activation::Relu;
+  bool biases = false;
+  double auxiliary_loss_weight = 0;
+  bool renormalize = true;
+};
+/// Returns a layer of 8 experts and 61 tokens a rank. With top-1 and a capacity factor of 1 an
+/// expert has 8 slots: enough for degree 8.
+kernels::ReferenceLayer varied_layer(std::int64_t model_dim, std::int64_t hidden_dim,
+                                     std::int64_t ranks, std::int64_t top_k,
+                                     std::optional<double> capacity, const LayerVariant& variant);
 
 struct Problem {
   kernels::ReferenceLayer reference;
@@ -50,5 +66,16 @@ struct LayerResult {
 };
 /// Runs forward and backward.
 LayerResult run_layer(const Problem& problem, Degrees degrees);
+
+struct ExpectedLayer {
+  kernels::ReferenceForward forward;
+  kernels::ReferenceBackward backward;
+};
+ExpectedLayer expected_layer(const Problem& problem);
+/// Returns the relative error of every result but the auxiliary loss, with the result's name.
+std::vector<std::pair<double, std::string>> errors_of(const LayerResult& result,
+                                                      const ExpectedLayer& expected);
+/// Returns the relative error of the auxiliary loss.
+double loss_error(const LayerResult& result, const ExpectedLayer& expected);
 
 }  // namespace pipemoe::test

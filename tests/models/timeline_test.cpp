@@ -348,7 +348,7 @@ TEST_CASE("values of a timeline must be of their type", "[models][timeline][io]"
   CHECK_THAT(failure([](Json& json) { json["spans"][0]["end_s"] = 0.25; }),
              Contains("end_s must not be before start_s"));
   CHECK_THAT(failure([](Json& json) { json["spans"][0]["task"] = "nap"; }),
-             Contains("span.task must be block0.forward.expert.3"));
+             Contains("span.task is nap, must be block0.forward.expert.3"));
   CHECK_THAT(failure([](Json& json) { json["provenance"]["notes"] = {1}; }),
              Contains("notes must hold texts"));
   CHECK_THAT(failure([](Json& json) { json["provenance"]["versions"]["x"] = 1; }),

@@ -88,7 +88,7 @@ TEST_CASE("without rows of both queues there is no contention", "[exec][contenti
   const std::vector<MoeLayer> layers{layer_of("one")};
   CHECK_FALSE(fit_contention({}, layers, cluster).has_value());
   CHECK_FALSE(fit_contention({row(Pass::Forward, 2, std::nullopt)}, layers, cluster).has_value());
-  // Of a queue that one pass does not tell, that pass is not slowed.
+  // A pass whose rows say nothing of a queue does not slow that queue.
   const auto found = fit_contention(
       {row(Pass::Forward, 2, 1.5), row(Pass::Backward, std::nullopt, 1.5)}, layers, cluster);
   CHECK(found.value().general.gradients == Slowdowns{1, 1.5});

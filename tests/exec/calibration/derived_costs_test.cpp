@@ -96,12 +96,13 @@ TEST_CASE("contention is what experts and exchanges beside each other take longe
 }
 
 TEST_CASE("contention of both gradients is a number of its own", "[exec][calibrate]") {
-  // Of 12 that gradients take, 8 stand beside exchanges; alone they take 4: no slowdown says so.
+  // Gradients take 12 seconds, 8 of them beside exchanges. Alone they take 4, less than the 8, so
+  // no slowdown explains these times.
   auto graphs = graphs_of_ones();
   add_iteration(graphs, 1, 2, true);
   CHECK_FALSE(contention_of(graphs, Pass::Backward).compute.has_value());
   CHECK(*contention_of(graphs, Pass::Backward).communication == Approx(2));
-  // Of 6 all stand beside exchanges of 20.
+  // All 6 seconds of the gradients stand beside exchanges of 20.
   auto longer = graphs_of_ones();
   add_iteration(longer, 0.5, 5, true);
   CHECK(*contention_of(longer, Pass::Backward).compute == Approx(1.5));

@@ -1,4 +1,4 @@
-// Queues in JSON, as task graphs and timelines have them.
+// Queues and keys of tasks in JSON, as task graphs and timelines have them.
 #pragma once
 
 #include <vector>
@@ -39,6 +39,29 @@ inline QueueId read_queue_name(JsonObject& object, const std::vector<Queue>& que
     if (queues[i].name == name) return static_cast<QueueId>(i);
   }
   object.fail("queue", fmt::format("is {}, which is no queue of the graph", name));
+}
+
+/// Makes an object of a task's name and key, to which the caller adds what else it holds.
+inline JsonObject::Json key_json(const TaskKey& key) {
+  return {{"task", key.name()},          {"microbatch", key.microbatch}, {"block", key.block},
+          {"pass", to_string(key.pass)}, {"step", to_string(key.step)},  {"chunk", key.chunk},
+          {"stage", key.stage}};
+}
+
+/// Reads what `key_json` wrote. Indices up to `largest_index` are allowed.
+inline TaskKey read_key(JsonObject& object, std::int64_t largest_index) {
+  const auto index = [&](const char* key) {
+    return static_cast<int>(object.integer(key, 0, largest_index));
+  };
+  const TaskKey key{index("microbatch"),
+                    index("block"),
+                    object.word("pass", pass_from),
+                    object.word("step", step_from),
+                    index("chunk"),
+                    index("stage")};
+  const std::string name = object.text("task");
+  if (name != key.name()) object.fail("task", fmt::format("is {}, must be {}", name, key.name()));
+  return key;
 }
 
 }  // namespace pipemoe
