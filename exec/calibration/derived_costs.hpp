@@ -65,7 +65,7 @@ struct QueueTimes {
 
 /// The slowdown s for which a queue that advances at 1/s while the other is busy takes as long as
 /// it did: alone = (beside - both) + both / s. Null if the queues met for less than a 64th of the
-/// queue's time, or if no s satisfies this.
+/// queue's time, or if s is above 16 or does not exist: then it is a quotient of measurement noise.
 std::optional<double> slowdown(const QueueTimes& queue);
 
 /// The time in which a task of `a` and a task of `b` ran at once. Tasks of one queue do not

@@ -91,10 +91,17 @@ TaskGraph three_parts(const char* name, const ChunkTaskMaker& chunks, std::int64
   chain.then(chunks.tasks.unpermute(Pass::Forward));
   chain.then(chunks.tasks.unpermute(Pass::Backward));
   for (const ExpertsAndExchanges& part : kParts) {
+    if (beside == Beside::No) {
+      chain.then(chunks.experts(part.experts));
+      chain.then(chunks.exchanges(part.exchanges, part.pass));
+      continue;
+    }
+    // A device is given its tasks in this order. Exchanges come first, because otherwise they would
+    // start only when the host has launched all experts, and their times would include that wait.
     Chain other = chain;
+    other.then(chunks.exchanges(part.exchanges, part.pass));
     chain.then(chunks.experts(part.experts));
-    (beside == Beside::Yes ? other : chain).then(chunks.exchanges(part.exchanges, part.pass));
-    if (beside == Beside::Yes) chain.join(other);
+    chain.join(other);
   }
   return std::move(builder).build();
 }

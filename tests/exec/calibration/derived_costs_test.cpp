@@ -34,6 +34,9 @@ TEST_CASE("queues that hardly met tell no slowdown", "[exec][contention]") {
   CHECK_FALSE(slowdown({Seconds{8}, Seconds{8}, Seconds{0.1}}).has_value());
   // Alone it would have taken less than what it ran apart: no factor says so.
   CHECK_FALSE(slowdown({Seconds{3}, Seconds{8}, Seconds{4}}).has_value());
+  // It did almost nothing beside the other: a slowdown of 100 would rest on a difference of 1 %.
+  CHECK_FALSE(slowdown({Seconds{4.04}, Seconds{8}, Seconds{4}}).has_value());
+  CHECK(slowdown({Seconds{4.4}, Seconds{8}, Seconds{4}}).has_value());
 }
 
 namespace {

@@ -125,6 +125,18 @@ TEST_CASE("experts run beside exchanges that touch none of their buffers", "[exe
   CHECK(before(graph, outputs.front()).contains(forward.back()));
 }
 
+// A device that is given the experts first starts the exchanges when the host has launched them
+// all.
+TEST_CASE("exchanges are given to the device before the experts beside them", "[exec][calibrate]") {
+  const auto exchanges = exchanges_in_order(experts_under_exchanges(layer(), kRanks, kDegree));
+  std::vector<bool> expected(4, false);  // gate, permute, both unpermutes
+  for (int part = 0; part < 3; ++part) {
+    expected.insert(expected.end(), kDegree, true);
+    expected.insert(expected.end(), kDegree, false);
+  }
+  CHECK(exchanges == expected);
+}
+
 TEST_CASE("the same experts and exchanges one after another", "[exec][calibrate]") {
   const TaskGraph then = experts_then_exchanges(layer(), kRanks, kDegree);
   const TaskGraph under = experts_under_exchanges(layer(), kRanks, kDegree);
