@@ -92,14 +92,6 @@ Json pass_json(const PassPlan& pass) {
           {"by_degree", std::move(by_degree)}};
 }
 
-Json basis_json(const BasisShares& shares) {
-  Json json;
-  for (const Basis basis : kBases) {
-    json[to_string(basis)] = shares[static_cast<std::size_t>(basis)];
-  }
-  return json;
-}
-
 Json others_json(const std::vector<Candidate>& candidates) {
   Json others = Json::array();
   for (std::size_t i = 1; i < candidates.size(); ++i) {
@@ -115,6 +107,8 @@ Json others_json(const std::vector<Candidate>& candidates) {
 void print_json(const std::vector<Candidate>& candidates) {
   const auto& [inputs, plan] = candidates.front();
   const Provenance from = provenance("plan");
+  Json basis;
+  for (const auto& [name, share] : named(plan.basis)) basis[name] = share;
   const Json json{{"cluster", inputs.cluster.name},
                   {"schedule", plan.schedule},
                   {"network", to_string(plan.level)},
@@ -122,7 +116,7 @@ void print_json(const std::vector<Candidate>& candidates) {
                   {"forward", pass_json(plan.forward)},
                   {"backward", pass_json(plan.backward)},
                   {"iteration_s", plan.iteration().count()},
-                  {"basis", basis_json(plan.basis)},
+                  {"basis", std::move(basis)},
                   {"slower", others_json(candidates)},
                   {"provenance",
                    {{"program", from.program},

@@ -169,6 +169,7 @@ ValidationPoint Run::predict(const Regime& regime, const MoeLayer& layer, const 
   const Timeline timeline = evaluation_at(NetworkLevel::Fitted, Costs(graph, cluster)).timeline;
   ValidationPoint point{regime.name, layer.name, degrees, timeline.forward(), timeline.makespan()};
   point.predicted_hidden = timeline.overlap_ratio();
+  point.basis = timeline.basis.value_or(BasisShares{});
   point.closed_form_makespan = evaluate(Costs(graph, apart)).makespan();
   point.limit = makespan_limit(layer, cluster);
   return point;

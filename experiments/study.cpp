@@ -248,8 +248,8 @@ std::optional<Choice> choice_for(const Schedule& schedule, const StudyPoint& poi
   return choice_of(schedule, layer, cluster, {degree, degree});
 }
 
-void evaluate_all(const Study& study, const StudyPoint& point, PointResult& result) {
-  const Evaluator evaluator = evaluator_for(study.network);
+void evaluate_all(const Study& study, const StudyPoint& point, const Evaluator& evaluator,
+                  PointResult& result) {
   for (const StudySchedule& tried : study.schedules) {
     const Schedule& schedule = find_schedule(tried.name);
     for (const std::int64_t degree : tried.degrees) {
@@ -262,7 +262,17 @@ void evaluate_all(const Study& study, const StudyPoint& point, PointResult& resu
   }
 }
 
-void choose_degrees(const Study& study, const StudyPoint& point, PointResult& result) {
+// What the evaluation at these degrees rests on.
+BasisShares basis_of(const Evaluator& evaluator, const StudyPoint& point, const Schedule& schedule,
+                     Degrees degrees) {
+  const Choice choice = choice_of(schedule, point.layer, point.cluster, degrees);
+  const TaskGraph graph = build_graph(schedule, point.layer, point.cluster, choice);
+  const Evaluation made = evaluator.evaluation(Costs(graph, point.cluster));
+  return made.timeline.basis.value_or(BasisShares{});
+}
+
+void choose_degrees(const Study& study, const StudyPoint& point, const Evaluator& evaluator,
+                    PointResult& result) {
   for (const StudySchedule& tried : study.schedules) {
     const Schedule& schedule = find_schedule(tried.name);
     Preference preference = preference_of(point.cluster.conditions);
@@ -274,6 +284,7 @@ void choose_degrees(const Study& study, const StudyPoint& point, PointResult& re
     const Preference fastest{.max_degree = preference.max_degree, .closed_form = false};
     if (tried.name == study.subject) {
       result.chosen = chosen(preference);
+      result.basis = basis_of(evaluator, point, schedule, result.chosen);
       result.whole_slots = chosen(fastest);
     } else if (tried.name == study.variant) {
       result.variant_degree = chosen(fastest).backward_degree;
@@ -287,8 +298,9 @@ PointResult run_point(const Study& study, const StudyPoint& point) {
   PointResult result;
   result.point = point.index;
   try {
-    choose_degrees(study, point, result);
-    evaluate_all(study, point, result);
+    const Evaluator evaluator = evaluator_for(study.network);
+    choose_degrees(study, point, evaluator, result);
+    evaluate_all(study, point, evaluator, result);
   } catch (const std::exception& error) {
     result.runs.clear();
     result.error = error.what();
@@ -305,6 +317,7 @@ std::string to_json_line(const PointResult& result) {
   json["chosen"] = {result.chosen.forward_degree, result.chosen.backward_degree,
                     result.variant_degree, result.whole_slots.forward_degree,
                     result.whole_slots.backward_degree};
+  json["basis"] = result.basis;
   json["runs"] = Json::array();
   for (const PointRun& run : result.runs) {
     json["runs"].push_back({run.schedule, run.degree, run.forward_s, run.backward_s});
@@ -325,6 +338,7 @@ PointResult point_from_json_line(const std::string& line) {
     result.chosen = {chosen[0], chosen[1]};
     result.variant_degree = chosen[2];
     result.whole_slots = {chosen[3], chosen[4]};
+    result.basis = json.at("basis").get<BasisShares>();
     for (const Json& run : json.at("runs")) {
       result.runs.push_back({run.at(0).get<std::string>(), run.at(1).get<std::int64_t>(),
                              run.at(2).get<double>(), run.at(3).get<double>()});

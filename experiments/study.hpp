@@ -13,6 +13,7 @@
 #include "models/evaluate.hpp"
 #include "models/layer.hpp"
 #include "models/schedule.hpp"
+#include "models/timeline.hpp"
 
 namespace pipemoe::program {
 
@@ -66,6 +67,8 @@ struct PointResult {
   /// The best by the fitted costs when chunks are whole slots, not equal shares: where this is not
   /// `chosen`, uneven chunks mislead the closed form.
   Degrees whole_slots{0, 0};
+  /// Of the makespan of the subject at `chosen`, at the study's level.
+  BasisShares basis{};
 };
 
 /// Evaluates every schedule at every degree that the layer can have. Does not throw for a point

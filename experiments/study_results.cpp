@@ -101,9 +101,11 @@ StudySummary summary_of(const std::string& cluster, std::size_t failed,
       share_of([](const auto& one) { return one.forward.is_best() && one.backward.is_best(); });
   summary.within_1_percent = share_of([](const auto& one) { return one.regret() <= 0.01; });
   std::vector<double> regrets, gains;
+  std::vector<BasisShares> bases;
   Samples fixed, speedups, forward, backward;
   for (const PointOutcome& one : outcomes) {
     regrets.push_back(one.regret());
+    bases.push_back(one.basis);
     for (const auto& [name, regret] : one.fixed_regret) fixed[name].push_back(regret);
     for (const auto& [name, run] : one.others) {
       speedups[name].push_back(run.iteration_s() / one.iteration_s());
@@ -115,6 +117,7 @@ StudySummary summary_of(const std::string& cluster, std::size_t failed,
     }
   }
   summary.regret = distribution_of(regrets);
+  summary.basis = mean_of(bases);
   summary.fixed_regret = distributions_of(fixed);
   summary.speedup = distributions_of(speedups);
   summary.forward_speedup = distributions_of(forward);
@@ -150,6 +153,7 @@ PointOutcome outcome_of(const Study& study, const PointResult& result) {
   outcome.backward.whole_slots = result.whole_slots.backward_degree;
   outcome.variant =
       compare(times_of(result, study.variant, &PointRun::backward_s), result.variant_degree);
+  outcome.basis = result.basis;
   add_fixed_degrees(study, result, outcome);
   add_others(study, result, outcome);
   return outcome;
@@ -225,6 +229,7 @@ std::string points_header(const Study& study, const std::vector<std::string>& ot
   }
   header += ",iteration_s,iteration_regret,deferred_iteration_s";
   for (const std::string& name : others) header += "," + name + "_s";
+  for (const auto& [basis, share] : named(BasisShares{})) header += "," + basis + "_share";
   return header + ",error\n";
 }
 
@@ -236,7 +241,8 @@ std::string point_row(const Study& study, const StudyPoint& point, const PointRe
   row += fmt::format(",{},{}", point.layer.tokens_per_rank,
                      point.layer.memory_per_rank(point.cluster.num_ranks()).count);
   if (!result.error.empty()) {
-    return row + std::string(21 + others.size(), ',') + "," + quoted(result.error) + "\n";
+    return row + std::string(21 + others.size() + kBases.size(), ',') + "," + quoted(result.error) +
+           "\n";
   }
   const PointOutcome outcome = outcome_of(study, result);
   row += pass_columns(outcome.forward) + pass_columns(outcome.backward) +
@@ -247,6 +253,7 @@ std::string point_row(const Study& study, const StudyPoint& point, const PointRe
     const auto found = outcome.others.find(name);
     row += found == outcome.others.end() ? "," : fmt::format(",{}", found->second.iteration_s());
   }
+  for (const double share : outcome.basis) row += fmt::format(",{}", share);
   return row + ",\n";
 }
 
@@ -292,6 +299,8 @@ Json json_of(const std::map<std::string, Distribution>& all) {
 }
 
 Json json_of(const StudySummary& summary) {
+  Json basis;
+  for (const auto& [name, share] : named(summary.basis)) basis[name] = share;
   return {{"cluster", summary.cluster},
           {"points", summary.points},
           {"failed", summary.failed},
@@ -306,7 +315,8 @@ Json json_of(const StudySummary& summary) {
           {"forward_speedup_over", json_of(summary.forward_speedup)},
           {"backward_speedup_over", json_of(summary.backward_speedup)},
           {"deferred_gain", json_of(summary.variant_gain)},
-          {"deferred_chosen_is_best_share", summary.variant_best}};
+          {"deferred_chosen_is_best_share", summary.variant_best},
+          {"basis", std::move(basis)}};
 }
 
 Json summary_json(const Study& study, const std::vector<StudySummary>& summaries) {
@@ -344,6 +354,7 @@ std::string cluster_text(const Study& study, const StudySummary& one) {
       "iteration within 1 %: {}\n",
       percent(one.forward_best), percent(one.backward_best), percent(one.both_best),
       percent(one.within_1_percent));
+  text += "    costs of the chosen: " + to_string(one.basis) + "\n";
   text += "   regret of an iteration against the best degrees\n";
   text += regret_line("chosen", one.regret);
   for (const auto& [name, regret] : one.fixed_regret) text += regret_line(name, regret);

@@ -35,6 +35,7 @@ struct PointOutcome {
   /// Other schedules by name; one with degrees as <name>-<degree>, and <name>-adaptive, its
   /// fastest.
   std::map<std::string, PointRun> others;
+  BasisShares basis{};  ///< of the subject at the chosen degrees
   /// Regret of an iteration at a fixed degree for both passes: always-1, -2, -4 (and best-of-1248).
   std::map<std::string, double> fixed_regret;
 
@@ -66,6 +67,7 @@ struct StudySummary {
   std::map<std::string, Distribution> speedup, forward_speedup, backward_speedup;
   Distribution variant_gain;  ///< the subject's time over the variant's, minus 1
   double variant_best = 0;
+  BasisShares basis{};  ///< means over the points
 };
 
 /// In the order of the study's clusters. Points that failed count only as failed.

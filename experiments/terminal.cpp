@@ -99,13 +99,8 @@ void print_heading(const MoeLayer& layer, const Cluster& cluster) {
 }
 
 void print_basis(const BasisShares& shares) {
-  std::vector<std::string> parts;
-  for (const Basis basis : kBases) {
-    const double share = shares[static_cast<std::size_t>(basis)];
-    if (share >= 5e-4) parts.push_back(fmt::format("{:.1f} % {}", 100 * share, to_string(basis)));
-  }
-  if (!parts.empty())
-    print_line(fmt::format("  rests on costs that are {}", fmt::join(parts, ", ")), 4);
+  const std::string text = to_string(shares);
+  if (!text.empty()) print_line("  rests on costs that are " + text, 4);
 }
 
 void print_notes(const std::vector<std::string>& notes) {

@@ -120,6 +120,9 @@ void for_each_value(Point& point, Visit visit) {
   visit("predicted_makespan_s", point.predicted_makespan);
   visit("closed_form_makespan_s", point.closed_form_makespan);
   visit("predicted_hidden", point.predicted_hidden);
+  for (const Basis basis : kBases) {
+    visit((to_string(basis) + "_share").c_str(), point.basis[static_cast<std::size_t>(basis)]);
+  }
   visit("limit_s", point.limit);
   visit("chosen", point.chosen);
   visit("closed_form_chosen", point.closed_form_chosen);

@@ -10,6 +10,7 @@
 #include "exec/executor.hpp"
 #include "models/layer.hpp"
 #include "models/schedule.hpp"
+#include "models/timeline.hpp"
 #include "models/units.hpp"
 
 namespace pipemoe::program {
@@ -47,6 +48,7 @@ struct ValidationPoint {
   /// The same from costs of tasks alone: what PipeMoE's closed form T(r) says.
   Seconds closed_form_makespan{};
   double predicted_hidden = 0;  ///< share of the communication, 0..1
+  BasisShares basis{};          ///< of predicted_makespan
   /// A lower bound where chunks are no more efficient than the whole: gate and permutations, and
   /// in each pass the longer of all all-to-alls and all experts, in one chunk.
   Seconds limit{};

@@ -25,8 +25,13 @@ double quantile(std::vector<double> values, double q) {
 
 ErrorSummary errors_of(const Points& points) {
   std::vector<double> errors;
-  for (const ValidationPoint* point : points) errors.push_back(std::abs(point->relative_error()));
-  return {points.size(), quantile(errors, 0.5), quantile(errors, 0.95), quantile(errors, 1)};
+  std::vector<BasisShares> bases;
+  for (const ValidationPoint* point : points) {
+    errors.push_back(std::abs(point->relative_error()));
+    bases.push_back(point->basis);
+  }
+  return {points.size(), quantile(errors, 0.5), quantile(errors, 0.95), quantile(errors, 1),
+          mean_of(bases)};
 }
 
 template <class Time>
@@ -105,10 +110,13 @@ std::vector<std::pair<std::string, Points>> grouped(const std::vector<Validation
 }
 
 Json to_json(const ErrorSummary& errors) {
+  Json basis;
+  for (const auto& [name, share] : named(errors.basis)) basis[name] = share;
   return {{"points", errors.points},
           {"median_error", errors.median},
           {"p95_error", errors.p95},
-          {"largest_error", errors.largest}};
+          {"largest_error", errors.largest},
+          {"basis", std::move(basis)}};
 }
 
 // The choice of regime and degree.
@@ -214,6 +222,7 @@ std::string to_text(const ValidationSummary& summary) {
                                  "points", "median", "p95", "largest");
   for (const auto& [name, of] : summary.regimes) text += errors(name, of);
   text += errors("all", summary.all);
+  text += "  predictions rest on costs that are " + to_string(summary.all.basis) + "\n";
   text +=
       fmt::format("\n  {:<24} {:>9} {:>8} {:>8} {:>14} {:>16} {:>15} {:>8}\n", "layer", "chosen",
                   "best", "regret", "over degree 1", "closed/measured", "limit/measured", "hidden");

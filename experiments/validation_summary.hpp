@@ -9,12 +9,13 @@
 
 namespace pipemoe::program {
 
-/// Absolute relative errors of predicted makespans.
+/// Absolute relative errors of predicted makespans, and what the predictions rest on.
 struct ErrorSummary {
   std::size_t points = 0;
   double median = 0;
   double p95 = 0;
   double largest = 0;
+  BasisShares basis{};  ///< means over the points
 };
 
 /// One layer's degrees in one regime: those that plan chooses, and what it costs to believe it.

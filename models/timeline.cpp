@@ -1,8 +1,12 @@
 #include "models/timeline.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <set>
 #include <utility>
+
+#include "models/error.hpp"
 
 namespace pipemoe {
 namespace {
@@ -47,6 +51,34 @@ Seconds common_length(const std::vector<Interval>& a, const std::vector<Interval
 }
 
 }  // namespace
+
+std::vector<std::pair<std::string, double>> named(const BasisShares& shares) {
+  std::vector<std::pair<std::string, double>> all;
+  for (const Basis basis : kBases) {
+    all.emplace_back(to_string(basis), shares[static_cast<std::size_t>(basis)]);
+  }
+  return all;
+}
+
+BasisShares mean_of(const std::vector<BasisShares>& all) {
+  ensure(!all.empty(), "the mean of no shares");
+  BasisShares mean{};
+  for (const BasisShares& one : all) {
+    for (std::size_t i = 0; i < mean.size(); ++i) {
+      mean[i] += one[i] / static_cast<double>(all.size());
+    }
+  }
+  return mean;
+}
+
+std::string to_string(const BasisShares& shares) {
+  std::string text;
+  for (const auto& [basis, share] : named(shares)) {
+    if (share < 5e-4) continue;
+    text += fmt::format("{}{:.1f} % {}", text.empty() ? "" : ", ", 100 * share, basis);
+  }
+  return text;
+}
 
 std::vector<int> Timeline::ranks() const {
   std::set<int> found;

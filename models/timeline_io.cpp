@@ -142,9 +142,7 @@ std::string to_json(const Timeline& timeline) {
             {"backward_s", timeline.backward().count()}};
   for (const Seconds repeat : timeline.repeats) json["repeats_s"].push_back(repeat.count());
   if (timeline.basis) {
-    for (const Basis basis : kBases) {
-      json["basis"][to_string(basis)] = (*timeline.basis)[static_cast<std::size_t>(basis)];
-    }
+    for (const auto& [basis, share] : named(*timeline.basis)) json["basis"][basis] = share;
   }
   json["queues"] = Json::array();
   for (const Queue& queue : timeline.queues) json["queues"].push_back(queue_json(queue));

@@ -16,6 +16,8 @@ from PIL import Image
 
 SUFFIXES = ("png", "svg")
 LARGEST = 1e15  # number in a table
+# What costs rest on, from the best to the worst.
+BASES = ("measured", "interpolated", "estimated", "not_modelled")
 COLOURS = 128  # of a PNG: text and lines look the same, and the file is a quarter as large
 
 
@@ -120,7 +122,25 @@ def count(row: dict[str, str], name: str, least: int = 1) -> int:
     return int(value)
 
 
+def read_basis(record: dict) -> dict[str, float]:
+    """The share of each basis; empty when the record does not say."""
+    if "basis" not in record:
+        return {}
+    shares = {name: member(record["basis"], name, int, float) for name in BASES}
+    if not all(0 <= share <= 1 + 1e-6 for share in shares.values()):  # not-a-number fails it too
+        raise InputError("basis must hold shares of 0..1")
+    return shares
+
+
 # Words.
+
+
+def basis_words(basis: dict[str, float]) -> str:
+    """What makespans rest on; empty when that is unknown."""
+    texts = {name: percent(share, 0) for name, share in basis.items() if share > 0}
+    parts = [("under 1 %" if text == "0 %" else text) + " " + name.replace("_", " ")
+             for name, text in texts.items()]
+    return "rests on: " + ", ".join(parts) if parts else ""
 
 
 def printable(value: object) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import style
 from results import (InputError, cell, check_schema, count, member, number, parse_json, printable,
-                     read, read_rows, said_of, seconds, section)
+                     read, read_basis, read_rows, said_of, seconds, section)
 
 SCHEMA = "pipemoe.study/1"
 FIXED_DEGREES = (1, 2, 4, 8)
@@ -86,6 +86,7 @@ class Study:
     ranks: int
     layers: list[Layer]
     failed: int  # layers without a result
+    basis: dict[str, float]  # what the chosen degrees' times rest on, on average; empty: unknown
 
     def grid(self, key: str) -> list:
         """The values of a layer's key in the study file's grid; empty when it is none."""
@@ -225,4 +226,4 @@ def read_study(folder: str, cluster: str | None) -> Study:
                  network=printable(summary["network"]), program=printable(made["program"]),
                  commit=printable(made["commit"]), file=file,
                  cluster=read_profile(made["configuration"], cluster), ranks=ranks, layers=layers,
-                 failed=failed)
+                 failed=failed, basis=read_basis(summary["clusters"][names.index(cluster)]))

@@ -2,7 +2,7 @@
 
 import style
 from page import (GAP, MARGIN, ROW_POINTS, SMALL_ROW, TEXT_ROW, TITLE_ROW, Page)
-from results import cluster_words, counted
+from results import basis_words, cluster_words, counted
 from study_results import Layer, Study
 
 LINES = 4  # of text at most under a heading
@@ -25,7 +25,8 @@ def small_print(study: Study) -> str:
     """Where the figure comes from, and what it is not."""
     cluster = ", ".join(filter(None, [study.cluster["name"], cluster_words(study.cluster)]))
     parts = [f"study {study.name}", study.note, f"network level {study.network}",
-             f"cluster {cluster}", study.program, f"commit {study.commit}"]
+             f"cluster {cluster}", basis_words(study.basis), study.program,
+             f"commit {study.commit}"]
     if study.failed:
         parts.insert(1, f"{counted(study.failed, 'layer')} failed and not shown")
     return "  ·  ".join(filter(None, parts))

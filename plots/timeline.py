@@ -15,12 +15,11 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from page import (GAP, LEFT, MARGIN, RIGHT, ROW_POINTS, SMALL_ROW, TEXT_ROW, TITLE_ROW, WIDTH, Page,
                   Unit, tidy)
-from results import (SUFFIXES, InputError, check_schema, check_writable, cluster_words,
-                     exit_status, member, parse_json, percent, phrases, printable, read, rendered,
-                     said_of, section, write_all)
+from results import (SUFFIXES, InputError, basis_words, check_schema, check_writable, cluster_words,
+                     exit_status, member, parse_json, percent, phrases, printable, read, read_basis,
+                     rendered, said_of, section, write_all)
 
 SCHEMA = "pipemoe.timeline/2"
-BASES = ("measured", "interpolated", "estimated", "not_modelled")  # from the best to the worst
 LONGEST_S = 1e9
 LARGEST_INDEX = 100_000_000
 MOST_QUEUES = 16
@@ -115,16 +114,6 @@ def read_provenance(record: object) -> dict:
     return record
 
 
-def read_basis(root: dict) -> dict[str, float]:
-    """The share of each basis; empty when the timeline does not say."""
-    if "basis" not in root:
-        return {}
-    shares = {name: member(root["basis"], name, int, float) for name in BASES}
-    if not all(0 <= share <= 1 + 1e-6 for share in shares.values()):  # not-a-number fails it too
-        raise InputError("basis must hold shares of 0..1")
-    return shares
-
-
 def read_timeline(text: bytes) -> Timeline:
     """Throws InputError unless `text` is the JSON of a timeline in which something takes time."""
     with said_of("not a timeline"):
@@ -175,14 +164,6 @@ def run_line(configuration: object) -> str:
     parts += ["degree " + ", ".join(degrees)] if degrees else []
     parts += phrases(run, ("network", "network level {}"))
     return "; ".join(filter(None, parts + [cluster_words(section(run, "cluster"))]))
-
-
-def basis_words(basis: dict[str, float]) -> str:
-    """What the makespan rests on; empty when that is unknown."""
-    texts = {name: percent(share, 0) for name, share in basis.items() if share > 0}
-    parts = [("under 1 %" if text == "0 %" else text) + " " + name.replace("_", " ")
-             for name, text in texts.items()]
-    return "rests on: " + ", ".join(parts) if parts else ""
 
 
 def small_print(timeline: Timeline, rank: int) -> str:

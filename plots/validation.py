@@ -11,7 +11,7 @@ import sys
 import style  # before matplotlib: it sets how that one behaves
 from matplotlib.figure import Figure
 from page import GAP, MARGIN, ROW_POINTS, SMALL_ROW, TEXT_ROW, TITLE_ROW, Page
-from results import check_writable, counted, exit_status, percent, phrases, printable
+from results import basis_words, check_writable, counted, exit_status, percent, phrases, printable
 from timeline import draw_header, suffix_of, write_figure
 from validation_panels import (draw_panel_legend, draw_panels, panel_legend_height,
                                panels_height)
@@ -89,7 +89,8 @@ def run_words(validation: Validation) -> str:
 def small_print(validation: Validation) -> str:
     made = validation.provenance
     parts = [made["program"], f"commit {made['commit']}", made["made_by"],
-             validation.host and f"host {validation.host}", *validation.versions(), *made["notes"]]
+             validation.host and f"host {validation.host}", *validation.versions(),
+             basis_words(validation.errors.basis), *made["notes"]]
     return "  ·  ".join(filter(None, map(printable, parts)))
 
 

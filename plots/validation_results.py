@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 
 from results import (LARGEST, InputError, cell, member, number, parse_json, printable, read,
-                     read_rows, said_of, section)
+                     read_basis, read_rows, said_of, section)
 from study_results import fastest
 
 LEAST_S = 1e-9
@@ -91,6 +91,7 @@ class Errors:
     median: float
     p95: float
     largest: float
+    basis: dict[str, float]  # what the predictions rest on, on average; empty: unknown
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,8 @@ def share(record: object, name: str) -> float:
 def read_errors(record: object, points: list[Point]) -> Errors:
     """Throws InputError unless they are of these points."""
     errors = Errors(member(record, "points", int), share(record, "median_error"),
-                    share(record, "p95_error"), share(record, "largest_error"))
+                    share(record, "p95_error"), share(record, "largest_error"),
+                    read_basis(record))
     largest = max(point.error() for point in points)
     if errors.points != len(points) or abs(errors.largest - largest) > ROUNDING * (1 + largest):
         raise InputError("it is of other points than those in points.csv")

@@ -1,6 +1,7 @@
 // Sweeps: which points, resumption after a kill, shards, failing points, and what is made of them.
 #include <algorithm>
 #include <catch2/catch.hpp>
+#include <nlohmann/json.hpp>
 #include <set>
 
 #include "experiments/study_results.hpp"
@@ -142,6 +143,19 @@ TEST_CASE("a finished study runs nothing again", "[study]") {
   const std::string journal = read_file(folder + "/points.jsonl", "journal");
   REQUIRE(run("study " + study + " --output " + folder).exit_code == 0);
   CHECK(read_file(folder + "/points.jsonl", "journal") == journal);
+}
+
+TEST_CASE("tables and summary say what the chosen degrees' times rest on", "[study]") {
+  const TemporaryDirectory directory;
+  const std::string folder = directory.path("out");
+  const Outcome outcome = run("study " + small_study(directory) + " --output " + folder);
+  REQUIRE(outcome.exit_code == 0);
+  CHECK_THAT(outcome.out, Catch::Contains("costs of the chosen: 100.0 % interpolated"));
+  const auto summary = nlohmann::json::parse(read_file(folder + "/summary.json", "summary"));
+  CHECK(summary["clusters"][0]["basis"]["interpolated"].get<double>() == Approx(1));
+  CHECK(summary["clusters"][0]["basis"]["estimated"] == 0);
+  CHECK_THAT(read_file(folder + "/points.csv", "table"),
+             Catch::Contains(",measured_share,interpolated_share,estimated_share,"));
 }
 
 TEST_CASE("shards together yield the same bytes as one run", "[study]") {

@@ -24,6 +24,7 @@ ValidationPoint point(const std::string& regime, std::int64_t degree, double pre
   made.measured_makespan = Seconds{measured};
   made.limit = Seconds{1};
   made.measured_hidden = 0.1 * static_cast<double>(degree);
+  made.basis = {1 / static_cast<double>(degree), 1 - 1 / static_cast<double>(degree), 0, 0};
   return made;
 }
 
@@ -90,6 +91,16 @@ TEST_CASE("a layer in several regimes is a choice of regime and degree",
   CHECK(json["choices"][0]["closed_form_regime"] == "a");
   CHECK(json["layers"][0]["limit_ratio"] == Approx(1 / 2.2));
   CHECK_THAT(to_text(summary), Contains("b at 1") && Contains("a at 2") && Contains("a layer"));
+}
+
+TEST_CASE("the summary says what the predictions rest on", "[experiments][validation]") {
+  const ValidationSummary summary = summarise(two_regimes());  // half measured at degree 2
+  CHECK(summary.all.basis == BasisShares{0.75, 0.25, 0, 0});
+  const auto json = nlohmann::json::parse(to_json(summary, {.configuration = "{}"}));
+  CHECK(json["all"]["basis"]["measured"] == 0.75);
+  CHECK(json["regimes"]["a"]["basis"]["interpolated"] == 0.25);
+  CHECK_THAT(to_text(summary), Contains("rest on costs that are 75.0 % measured, 25.0 % interp"));
+  CHECK_THAT(to_csv(two_regimes()), Contains(",measured_share,interpolated_share,"));
 }
 
 TEST_CASE("layers in one regime are no choice", "[experiments][validation]") {

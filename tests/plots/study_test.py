@@ -45,7 +45,9 @@ SUMMARY = {
                       "layer": {"activation": "relu", "capacity_factor": 1.0, "dtype": "fp32",
                                 "top_k": 2}},
             "../clusters/some-64.toml": PROFILE}},
-    "clusters": [{"cluster": "some-64", "points": 7, "failed": 1},
+    "clusters": [{"cluster": "some-64", "points": 7, "failed": 1,
+                  "basis": {"measured": 0.8, "interpolated": 0.2, "estimated": 0,
+                            "not_modelled": 0}},
                  {"cluster": "other-64", "points": 7, "failed": 1}],
 }
 
@@ -195,7 +197,8 @@ class PictureTest(unittest.TestCase):
             found = " ".join(self.texts(name))
             for text in ("some-study", "a reconstruction: of a test", "network level node",
                          "some-64, 16 nodes × 4 GPUs, some GPU", "pipemoe 0.1.0", "commit 0123abc",
-                         "1 layer failed and not shown"):
+                         "1 layer failed and not shown",
+                         "rests on: 80 % measured, 20 % interpolated"):
                 self.assertIn(text, found, name)
 
     def test_every_figure_is_ten_inches_wide(self):

@@ -19,6 +19,7 @@ from pathlib import Path
 PROGRAM = Path(__file__).resolve().parents[2] / "plots" / "timeline.py"
 sys.path.insert(0, str(PROGRAM.parent))
 
+import results
 import style
 import timeline
 
@@ -246,7 +247,7 @@ class BadInputTest(TimelineTest):
                 ("with different names", TIMELINE | {"queues": QUEUES + QUEUES[:1]}),
                 ("measured is missing", TIMELINE | {"basis": None}),
                 ("basis must hold shares",
-                 TIMELINE | {"basis": dict.fromkeys(timeline.BASES, -0.1)})):
+                 TIMELINE | {"basis": dict.fromkeys(results.BASES, -0.1)})):
             with self.subTest(message=message):
                 self.check_no_timeline(message, content)
 

@@ -29,6 +29,12 @@ class PictureTest(ValidationTest):
             self.assertIn(part, text)
         self.assertNotIn("of the last regime", text)
 
+    def test_footer_says_what_the_predictions_rest_on(self):
+        self.assertNotIn("rests on", self.draw_texts()[1])
+        self.summary["all"]["basis"] = {"measured": 0.9, "interpolated": 0.1, "estimated": 0,
+                                        "not_modelled": 0}
+        self.assertIn("rests on: 90 % measured, 10 % interpolated", self.draw_texts()[1])
+
     def test_a_device_is_named(self):
         self.summary["provenance"]["versions"]["GPU"] = "some GPU"
         self.assertIn("some-validation on some GPU, host here, 2 ranks, commit 0123abc",
