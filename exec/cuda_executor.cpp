@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "exec/block_state.hpp"
+#include "exec/launcher.hpp"
 #include "models/error.hpp"
 #include "models/provenance.hpp"
 #include "models/schedule.hpp"
@@ -80,7 +81,12 @@ CudaCommunicatorKind kind_of(const std::string& communicator) {
 int device_of(ProcessGroup& group) {
   const std::vector<std::string> hosts = all_gather(group, provenance("").host);
   const auto mine = hosts.begin() + group.rank();
-  const auto local_rank = static_cast<int>(std::count(hosts.begin(), mine, *mine));
+  const auto among_host = static_cast<int>(std::count(hosts.begin(), mine, *mine));
+  const auto claim = launcher_claim();
+  const int claimed = claim ? claim->local_rank.value_or(-1) : -1;
+  const auto all_claimed = all_gather(group, claimed);
+  const bool known = *std::min_element(all_claimed.begin(), all_claimed.end()) >= 0;
+  const int local_rank = known ? claimed : among_host;
   const int devices = cuda::device_count();
   if (devices == 0) throw RunError("there is no GPU that CUDA can use");
   return local_rank % devices;
@@ -151,6 +157,7 @@ CudaExecutor::CudaExecutor(const MoeLayer& layer, const CudaOptions& options, Pr
   use_device_of(group);
   // A dropless layer's counts come to the host in every iteration, which no CUDA graph can hold.
   if (!layer.capacity_factor) options_.graph.cuda_graph = false;
+  if (group.size() > 1) options_.graph.group = &group;
   const LayerData data = draw_data(layer, group.size(), group.rank(), options.data);
   const std::int64_t before = free_bytes();
   tensors_ = std::make_shared<CudaTensors>(data, element_of(layer.dtype));

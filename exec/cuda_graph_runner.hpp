@@ -18,7 +18,9 @@ struct CudaGraphOptions {
   bool cuda_graph = true;  ///< replay recorded iterations; false: enqueue each task anew
   /// Streams have the priorities of their queues; false: all have the same.
   bool communication_first = true;
-  Seconds deadline{120};  ///< for one iteration; a later end means that a rank failed
+  /// An iteration that takes longer than its timeout waits for a rank that failed. Null: this
+  /// process is alone.
+  ProcessGroup* group = nullptr;
 };
 
 /// The blocks of a model on this rank, by TaskKey::block.
@@ -36,7 +38,7 @@ class CudaGraphRunner final : public GraphRunner {
                   const CudaGraphOptions& options);
 
   bool spans_disturb() const override { return true; }
-  /// Both throw RunError when an iteration fails or does not end before the deadline. Then the
+  /// Both throw RunError when an iteration fails or does not end within the timeout. Then the
   /// communicator has given up, and nothing may run any more.
   Seconds measure_makespan(Clock::time_point start) override;
   void iterate(Clock::time_point start, std::span<Interval> intervals) override;

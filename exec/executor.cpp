@@ -31,7 +31,9 @@ void check_cpu(const ExecutorOptions& options, const std::string& communicator) 
     }
   } else if (communicator == "copy") {
     if (started_by_launcher()) {
-      throw InputError("--communicator copy is for one rank: start pipemoe without mpirun");
+      throw InputError(
+          "--communicator copy is for one rank: start pipemoe without mpirun, or give "
+          "--single-rank");
     }
   } else if (!built_with_cuda()) {
     throw not_built("communicator", communicator, "PIPEMOE_WITH_CUDA");

@@ -48,6 +48,7 @@ class Comm {
  public:
   Comm(ProcessGroup& group, ncclConfig_t config) {
     const ncclUniqueId id = common_id(group);
+    group.barrier();  // joining has no time limit, so all ranks must be here
     check(ncclCommInitRankConfig(&comm_, group.size(), id, group.rank(), &config));
   }
   ~Comm() {

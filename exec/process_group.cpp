@@ -2,11 +2,11 @@
 
 #include <fmt/core.h>
 
-#include <array>
 #include <chrono>
 #include <cstdlib>
 #include <limits>
 
+#include "exec/launcher.hpp"
 #include "models/error.hpp"
 
 namespace pipemoe::exec {
@@ -14,9 +14,13 @@ namespace {
 
 class SingleProcess final : public ProcessGroup {
  public:
-  SingleProcess() : ProcessGroup(0, 1) {}
+  explicit SingleProcess(Seconds timeout) : ProcessGroup(0, 1), timeout_(timeout) {}
 
   std::string name() const override { return "one process"; }
+  Seconds timeout() const override { return timeout_; }
+  [[noreturn]] void end_wait(const std::string& what) override {
+    throw RunError(fmt::format("{} did not end within {:g} s", what, timeout_.count()));
+  }
   void barrier() override {}
   std::vector<std::vector<std::byte>> all_gather(std::span<const std::byte> mine) override {
     return {{mine.begin(), mine.end()}};
@@ -24,9 +28,12 @@ class SingleProcess final : public ProcessGroup {
   std::unique_ptr<Communicator> communicator() override { return copy_communicator(); }
   std::unique_ptr<ProcessGroup> first(int ranks) override {
     ensure(ranks == 1, "single process: first of more than one rank");
-    return single_process();
+    return single_process(timeout_);
   }
   [[noreturn]] void abort(int exit_code) override { std::_Exit(exit_code); }
+
+ private:
+  Seconds timeout_;
 };
 
 double now_s() { return Seconds(std::chrono::steady_clock::now().time_since_epoch()).count(); }
@@ -34,17 +41,29 @@ double now_s() { return Seconds(std::chrono::steady_clock::now().time_since_epoc
 }  // namespace
 
 bool started_by_launcher() {
-  constexpr std::array kVariables{"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_SIZE"};
-  for (const char* name : kVariables) {
-    if (std::getenv(name) != nullptr) return true;
-  }
-  return false;
+  const auto claim = launcher_claim();
+  return claim && (claim->joins_by_mpi || claim->size.value_or(1) > 1);
 }
 
-std::unique_ptr<ProcessGroup> single_process() { return std::make_unique<SingleProcess>(); }
+std::unique_ptr<ProcessGroup> single_process(Seconds timeout) {
+  return std::make_unique<SingleProcess>(timeout);
+}
 
-std::unique_ptr<ProcessGroup> join_ranks() {
-  return started_by_launcher() ? join_mpi() : single_process();
+std::unique_ptr<ProcessGroup> join_ranks(Seconds timeout) {
+  if (!started_by_launcher()) return single_process(timeout);
+  const LauncherClaim claim = *launcher_claim();
+  std::unique_ptr<ProcessGroup> group;
+  if (claim.joins_by_mpi) {
+    group = join_mpi(timeout);
+    if (!claim.size || *claim.size == group->size()) return group;
+  }
+  // Each rank is alone, or in a part of all: only what the launcher says tells which one speaks.
+  const bool speaks = claim.rank.value_or(0) == 0;
+  if (!speaks) throw SilentRank{2};
+  throw InputError(fmt::format(
+      "{} says that it started {} ranks, of which {} joined by MPI: start them with mpirun -np {} "
+      "or srun --mpi=pmix, or give --single-rank to run each one alone",
+      claim.launcher, *claim.size, group == nullptr ? 0 : group->size(), *claim.size));
 }
 
 std::vector<std::string> all_gather(ProcessGroup& group, const std::string& mine) {

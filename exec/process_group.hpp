@@ -14,11 +14,24 @@
 
 namespace pipemoe::exec {
 
+/// How long a rank waits for others before it holds that one of them has failed.
+inline constexpr Seconds kDefaultRankTimeout{60};
+
 /// All ranks call each member alike ("collective") unless it says otherwise, one thread at a time.
-/// Bytes travel in this process's byte order.
+/// Bytes travel in this process's byte order. Every wait for other ranks ends after timeout(): it
+/// throws RunError on one of the ranks that still answer, naming those that do not; the others of
+/// them wait to be ended by abort(), and end by themselves if that does not come.
 class ProcessGroup {
  public:
   virtual ~ProcessGroup() = default;
+
+  /// The limit of each wait for other ranks.
+  virtual Seconds timeout() const = 0;
+  /// For a rank that waits for another one by other means, a GPU's for example: tells the others
+  /// that it is there, if they ask. To be called now and then. Not collective.
+  virtual void answer_roll_call() {}
+  /// Ends such a wait, for `what`, after timeout(). Not collective.
+  [[noreturn]] virtual void end_wait(const std::string& what) = 0;
 
   int rank() const { return rank_; }
   int size() const { return size_; }
@@ -50,14 +63,20 @@ bool started_by_launcher();
 bool built_with_mpi();
 
 /// A group of this process alone.
-std::unique_ptr<ProcessGroup> single_process();
+std::unique_ptr<ProcessGroup> single_process(Seconds timeout = kDefaultRankTimeout);
 
 /// All ranks that the launcher started; single_process() if there is no launcher. At most once in a
-/// process. Throws InputError under a launcher if this build has no MPI.
-std::unique_ptr<ProcessGroup> join_ranks();
+/// process. Throws InputError if as many ranks as the launcher claims cannot be joined. That is for
+/// one of them to say, so the others throw SilentRank.
+std::unique_ptr<ProcessGroup> join_ranks(Seconds timeout = kDefaultRankTimeout);
+
+/// Thrown on a rank that must end in silence, with this exit code, because another one says why.
+struct SilentRank {
+  int exit_code = 1;
+};
 
 /// The ranks of MPI_COMM_WORLD. In a build without MPI throws InputError.
-std::unique_ptr<ProcessGroup> join_mpi();
+std::unique_ptr<ProcessGroup> join_mpi(Seconds timeout);
 
 /// The value of every rank, by rank. T must be trivially copyable.
 template <class T>

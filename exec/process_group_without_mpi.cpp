@@ -6,7 +6,7 @@ namespace pipemoe::exec {
 
 bool built_with_mpi() { return false; }
 
-std::unique_ptr<ProcessGroup> join_mpi() {
+std::unique_ptr<ProcessGroup> join_mpi(Seconds) {
   throw InputError(
       "started by mpirun, but this build has no MPI: configure with -DPIPEMOE_WITH_MPI=ON");
 }

@@ -24,6 +24,7 @@ using Json = nlohmann::ordered_json;
 struct CalibrateCommand {
   std::vector<std::string> layers;
   ExecOptions exec;
+  RankOptions ranks;
   exec::CalibrateOptions calibrate;
   std::string output;
   std::string measurements;
@@ -104,8 +105,10 @@ void add_calibrate_command(CLI::App& app) {
                    "Write how experts and exchanges slowed each other as CSV")
       ->type_name("FILE");
   add_exec_options(*command, options->exec);
-  command->callback(
-      [options] { on_ranks([&](exec::ProcessGroup& group) { run_on(group, *options); }); });
+  add_rank_options(*command, options->ranks);
+  command->callback([options] {
+    on_ranks(options->ranks, [&](exec::ProcessGroup& group) { run_on(group, *options); });
+  });
 }
 
 }  // namespace pipemoe::program

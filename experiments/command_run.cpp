@@ -30,6 +30,7 @@ struct RunOptions {
   ExecOptions exec;
   TimelineOutputs outputs;
   bool verify = false;
+  RankOptions ranks;
 };
 
 Inputs read_run_inputs(const RunOptions& options, int num_ranks) {
@@ -172,11 +173,13 @@ void add_run_command(CLI::App& app) {
   add_input_options_without_cluster(*command, options->inputs);
   add_schedule_options(*command, options->schedule);
   add_exec_options(*command, options->exec);
+  add_rank_options(*command, options->ranks);
   command->add_flag("--verify", options->verify,
                     "Compare output and gradients with a float64 reference");
   add_timeline_outputs(*command, options->outputs);
-  command->callback(
-      [options] { on_ranks([&](exec::ProcessGroup& group) { run_on(group, *options); }); });
+  command->callback([options] {
+    on_ranks(options->ranks, [&](exec::ProcessGroup& group) { run_on(group, *options); });
+  });
 }
 
 }  // namespace pipemoe::program

@@ -44,6 +44,7 @@ struct ValidateOptions {
   fs::path output;
   bool timelines = false;
   bool force = false;
+  RankOptions ranks;
 };
 
 // What rank 0 says, on every rank.
@@ -310,12 +311,14 @@ void add_validate_command(CLI::App& app) {
   command->add_option("--output", options->output, "Folder for the results")
       ->type_name("FOLDER")
       ->required();
+  add_rank_options(*command, options->ranks);
   command->add_flag("--force", options->force,
                     "Continue results that another commit of the program has made");
   command->add_flag("--timelines", options->timelines,
                     "Keep the predicted and the measured timeline of every point, for compare");
-  command->callback(
-      [options] { on_ranks([&](exec::ProcessGroup& group) { run_on(group, *options); }); });
+  command->callback([options] {
+    on_ranks(options->ranks, [&](exec::ProcessGroup& group) { run_on(group, *options); });
+  });
 }
 
 }  // namespace pipemoe::program

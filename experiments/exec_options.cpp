@@ -11,9 +11,6 @@
 #include "models/error.hpp"
 
 namespace pipemoe::program {
-namespace {
-
-// CLI::Range lets NaN pass.
 CLI::Validator finite(double from, double to) {
   return {[from, to](std::string& text) -> std::string {
             double value = 0;
@@ -25,8 +22,6 @@ CLI::Validator finite(double from, double to) {
           },
           fmt::format("FLOAT in [{} - {}]", from, to)};
 }
-
-}  // namespace
 
 void add_exec_options(CLI::App& command, ExecOptions& options) {
   command.add_option("--backend", options.backend.backend, "What computes: cpu or cuda")

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <CLI/App.hpp>
+#include <CLI/Validators.hpp>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
@@ -16,6 +17,9 @@ struct ExecOptions {
   int warm_up = 5;
   int repeats = 20;
 };
+
+/// Accepts numbers from..to. CLI::Range lets NaN pass.
+CLI::Validator finite(double from, double to);
 
 void add_exec_options(CLI::App& command, ExecOptions& options);
 nlohmann::ordered_json to_json(const ExecOptions& options);

@@ -20,8 +20,7 @@ enum class OtherCommit { Refuse, Accept };
 /// The first line of a journal: what its results must have in common.
 struct JournalHeader {
   /// `work`: JSON of what is run and of the program that runs it, but for the commit.
-  explicit JournalHeader(const std::string& work,
-                         OtherCommit other_commit = OtherCommit::Refuse);
+  explicit JournalHeader(const std::string& work, OtherCommit other_commit = OtherCommit::Refuse);
 
   std::string text;
   OtherCommit other;

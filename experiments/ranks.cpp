@@ -7,6 +7,8 @@
 #include <optional>
 #include <vector>
 
+#include "exec/launcher.hpp"
+#include "experiments/exec_options.hpp"
 #include "experiments/terminal.hpp"
 #include "models/error.hpp"
 
@@ -72,9 +74,32 @@ std::optional<Complaint> complaint(const std::vector<std::string>& answers) {
 
 }  // namespace
 
-void on_ranks(const std::function<void(exec::ProcessGroup&)>& work) {
+void add_rank_options(CLI::App& command, RankOptions& options) {
+  command
+      .add_option("--rank-timeout", options.timeout_s,
+                  "Seconds that ranks wait for each other before they name who did not come")
+      ->check(finite(1, 86400))
+      ->capture_default_str();
+  command.add_flag("--single-rank", options.single_rank,
+                   "Run this process alone, whatever the launcher that started it says");
+}
+
+namespace {
+
+std::unique_ptr<exec::ProcessGroup> join(const RankOptions& options) {
+  if (options.single_rank) exec::ignore_launcher();
+  try {
+    return exec::join_ranks(Seconds{options.timeout_s});
+  } catch (const exec::SilentRank& silent) {
+    throw SilentExit{silent.exit_code};
+  }
+}
+
+}  // namespace
+
+void on_ranks(const RankOptions& options, const std::function<void(exec::ProcessGroup&)>& work) {
   joined = true;
-  const auto group = exec::join_ranks();
+  const auto group = join(options);
   const auto end_all = [&](int exit_code, const char* why) {
     if (group->size() == 1) throw;
     print_error(fmt::format("pipemoe: rank {}: {}", group->rank(), why));
@@ -100,7 +125,7 @@ void agree(exec::ProcessGroup& group, const std::function<std::string()>& read) 
 
 void refuse(const std::string& why) {
   if (!joined && exec::started_by_launcher() && exec::built_with_mpi()) {
-    on_ranks([&](exec::ProcessGroup& group) {
+    on_ranks({}, [&](exec::ProcessGroup& group) {
       agree(group, [&]() -> std::string { throw InputError(why); });
     });
   }

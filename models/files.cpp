@@ -216,7 +216,8 @@ std::string identity(const fs::path& path) {
 
 void check_can_be_file(const NamedFile& output) {
   const auto refuse = [&](const char* why) {
-    throw InputError(fmt::format("{} {}: cannot write: {}", output.option, output.path.string(), why));
+    throw InputError(
+        fmt::format("{} {}: cannot write: {}", output.option, output.path.string(), why));
   };
   const fs::path target = without_links(output.path);
   const auto status = status_of(target);

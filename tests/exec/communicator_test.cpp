@@ -128,8 +128,7 @@ TEST_CASE("an emulated link's time may be longer than a clock counts", "[exec][c
   const std::vector<float> send(1);
   std::vector<float> receive(1);
   const Counts counts{1};
-  const auto communicator =
-      emulate_link(parse_link("alpha=1e300s,beta=0"), std::make_unique<Waiting>(0ms));
+  const auto communicator = emulate_link({.alpha = Seconds{1e300}}, std::make_unique<Waiting>(0ms));
   std::stop_source stop;
   const auto start = Clock::now();
   const std::jthread stopper([&] {
@@ -150,7 +149,7 @@ TEST_CASE("a link is read as a time and seconds per byte", "[exec][link]") {
   };
   check("alpha=1ms,beta=1e-9", Seconds{1e-3}, 1e-9);
   check("alpha=2.5us,beta=4e-10", Seconds{2.5e-6}, 4e-10);
-  check("alpha=0.5s,beta=0.25", Seconds{0.5}, 0.25);
+  check("alpha=1000s,beta=1e-3", Seconds{1000}, 1e-3);
   check("alpha=1e-3s,beta=1E-6", Seconds{1e-3}, 1e-6);
   check("alpha=0s,beta=0", Seconds{0}, 0);
 }
@@ -162,7 +161,8 @@ TEST_CASE("a link that cannot be read is refused with an example", "[exec][link]
       "alpha=ms,beta=1e-9", "alpha=1min,beta=1e-9", "alpha=1 ms,beta=1e-9", "alpha=-1ms,beta=1e-9",
       "alpha=1ms,beta=-1e-9", "alpha=nanms,beta=1e-9", "alpha=infs,beta=1e-9", "alpha=1ms,beta=nan",
       "alpha=1ms,beta=inf", "alpha=1ms,beta=1e-9s", "alpha=1ms,beta=1e999", "alpha=1ms beta=1e-9",
-      "alpha=1ms,beta=1e-9,beta=2e-9", " alpha=1ms,beta=1e-9", "alpha=1ms,beta=1e-9 ", "slow");
+      "alpha=1001s,beta=0", "alpha=0s,beta=2e-3", "alpha=1ms,beta=1e-9,beta=2e-9",
+      " alpha=1ms,beta=1e-9", "alpha=1ms,beta=1e-9 ", "slow");
   CAPTURE(text);
   CHECK_THROWS_AS(parse_link(text), InputError);
   CHECK_THROWS_WITH(parse_link(text),

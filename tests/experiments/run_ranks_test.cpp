@@ -204,6 +204,32 @@ TEST_CASE("a rank that is killed takes all others with it", "[program][ranks]") 
   CHECK(results.is_empty());
 }
 
+TEST_CASE("a rank that stops is named once, and all others end", "[program][ranks]") {
+  const auto [ranks, victim] = GENERATE(std::pair{2, 0}, std::pair{2, 1}, std::pair{4, 2});
+  CAPTURE(ranks, victim);
+  const TemporaryDirectory output, results;
+  Launched run(output, on_ranks(ranks, kLayer + kDegrees +
+                                           "--repeats 100000 --link alpha=20ms,beta=0 "
+                                           "--rank-timeout 2 --output " +
+                                           results.path("t.json").string()));
+  const pid_t pid = run.wait_for_rank(victim);
+  INFO(read_file(output.path("err"), "output"));
+  REQUIRE(pid > 0);
+  REQUIRE(kill(pid, SIGSTOP) == 0);
+  const int status = run.wait(60);  // the timeout, the roll call, and a busy machine
+  REQUIRE(status != -1);
+  CHECK((WIFEXITED(status) && WEXITSTATUS(status) != 0));
+  const auto lines = own_lines(read_file(output.path("err"), "output"));
+  REQUIRE(lines.size() == 1);
+  CHECK_THAT(lines[0], Contains(": rank " + std::to_string(victim) + " did not come to ") &&
+                           Contains("within 2 s (--rank-timeout)"));
+  for (int i = 0; i < 100 && !processes_with(results.path("").string()).empty(); ++i) {
+    std::this_thread::sleep_for(50ms);
+  }
+  CHECK(processes_with(results.path("").string()).empty());
+  CHECK(results.is_empty());
+}
+
 TEST_CASE("chunks arrive while experts of the chunk before compute", "[program][ranks][overlap]") {
   // By the order of events alone, which no busy machine changes: a task begins when all that it
   // waits for has ended. The all-to-all of the next chunk waits for the one before, as the experts

@@ -36,6 +36,25 @@ void check_refused(const std::string& arguments, const std::vector<std::string>&
 
 }  // namespace
 
+TEST_CASE("ranks that a launcher claims and MPI does not join are refused", "[program]") {
+  const auto refused = [](const std::string& variables) {
+    const Outcome outcome = run_program("env " + variables + " " PIPEMOE_PROGRAM, kRun);
+    CAPTURE(variables, outcome.err);
+    CHECK(outcome.exit_code == 2);
+    CHECK(outcome.out.empty());
+    return outcome.err;
+  };
+  CHECK_THAT(refused("RANK=0 LOCAL_RANK=0 WORLD_SIZE=4"),
+             Catch::Contains("torchrun says that it started 4 ranks") &&
+                 Catch::Contains("mpirun -np 4") && Catch::Contains("--single-rank"));
+  CHECK(refused("RANK=3 LOCAL_RANK=3 WORLD_SIZE=4").empty());  // rank 0 speaks
+  CHECK_THAT(refused("SLURM_PROCID=0 SLURM_STEP_NUM_TASKS=2"), Catch::Contains("srun says"));
+  CHECK_THAT(refused("PMI_RANK=0 PMI_SIZE=two"), Catch::Contains("must be an integer"));
+  const Outcome alone =
+      run_program("env RANK=3 LOCAL_RANK=3 WORLD_SIZE=4 " PIPEMOE_PROGRAM, kRun + " --single-rank");
+  CHECK(alone.exit_code == 0);
+}
+
 TEST_CASE("run shows what ran, on what, how long and how it was checked", "[program][run]") {
   const Outcome outcome = run(kRun + "--verify --link alpha=1ms,beta=1e-9");
   INFO(outcome.err);
