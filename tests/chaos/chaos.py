@@ -177,24 +177,30 @@ def start(command, folder, out=subprocess.DEVNULL, err=subprocess.DEVNULL, **mor
                             start_new_session=True, env=environment(), **more)
 
 
-def run(command, folder, timeout=60, out=None, err=None, most=1 << 24, **more):
+def run(command, folder, timeout=60, out=None, err=None, most=1 << 24, pipes=False, **more):
     """Runs to the end; after `timeout` seconds all processes of the run are killed. `out` and `err`
-    may be open files; else up to `most` bytes of them are in the outcome."""
+    may be open files; else up to `most` bytes of them are in the outcome. They are taken through
+    files, which may be large, or through pipes, which no limit on the size of files cuts."""
     began = time.monotonic()
     with tempfile.TemporaryFile() as own_out, tempfile.TemporaryFile() as own_err:
-        process = start(command, folder, own_out if out is None else out,
-                        own_err if err is None else err, **more)
-        timed_out = False
+        if pipes:
+            process = start(command, folder, subprocess.PIPE, subprocess.PIPE, **more)
+        else:
+            process = start(command, folder, own_out if out is None else out,
+                            own_err if err is None else err, **more)
+        texts, timed_out = (b"", b""), False
+        wait = process.communicate if pipes else process.wait
         try:
-            code = process.wait(timeout)
+            texts = wait(timeout=timeout)
         except subprocess.TimeoutExpired:
             timed_out = True
             end_all(process)
-            code = process.wait()
-        own_out.seek(0)
-        own_err.seek(0)
-        return Outcome(code, own_out.read(most), own_err.read(most), timed_out,
-                       time.monotonic() - began)
+            texts = wait()
+        if not pipes:
+            own_out.seek(0)
+            own_err.seek(0)
+            texts = own_out.read(most), own_err.read(most)
+        return Outcome(process.returncode, *texts, timed_out, time.monotonic() - began)
 
 
 def processes():

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 
 import chaos
 
@@ -251,7 +250,7 @@ class Bench:
         if existing:
             chaos.write(self.work, "target", "before")
         most = max(16, len(self.expected[writer]) // 3)
-        done = self.run(writer, "target",
+        done = self.run(writer, "target", pipes=True,
                         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most)))
         # Some other file may be the first that is too large: calibrate writes three.
         wrong = not_refused(done, "", "File too large")
@@ -493,7 +492,7 @@ def results_on_full_disk(bench, kind, leave, reference):
 def results_with_size_limit(bench, kind, most):
     """RLIMIT_FSIZE: like a full disk, in one line."""
     target = os.path.join(bench.work, "results")
-    done = chaos.run(folder_command(bench, kind, "results"), bench.work, 30,
+    done = chaos.run(folder_command(bench, kind, "results"), bench.work, 30, pipes=True,
                      preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most)))
     if done.code == 0:
         return None
@@ -539,7 +538,7 @@ MEMORY_COMMANDS = [["plan", *INPUTS], ["simulate", *INPUTS, "--network", "node"]
 
 def low_memory(bench, command, mebibytes):
     limit = mebibytes << 20
-    done = chaos.run([bench.program, *command], bench.work, 20,
+    done = chaos.run([bench.program, *command], bench.work, 10,
                      preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)))
     how = "ulimit -v %d; %s" % (limit >> 10, " ".join(command))
     if done.code == 127:  # the loader found no room for the libraries
