@@ -341,13 +341,13 @@ class Report:
             self.order.append(case)
             self.good[case], self.found[case] = 0, []
 
-    def add(self, case, problem=None, how=""):
-        """`problem`: None if all was as expected; `how`: what to type to see it."""
+    def add(self, case, problem=None, of=""):
+        """`problem`: None if all was as expected; `of`: which of the case's kinds it was."""
         self._case(case)
         if problem is None:
             self.good[case] += 1
         else:
-            self.found[case].append((problem, how))
+            self.found[case].append((problem, of))
         return problem is not None
 
     def skip(self, case, why):
@@ -357,12 +357,12 @@ class Report:
     def print(self, title):
         for case in self.order:
             grouped = {}
-            for problem, how in self.found[case]:
-                grouped.setdefault(message_pattern(problem), []).append((problem, how))
+            for problem, of in self.found[case]:
+                grouped.setdefault(message_pattern(problem), []).append((problem, of))
             for same in grouped.values():
-                print("\nFINDING (%d times) %s: %s" % (len(same), case, same[0][0]))
-                if same[0][1]:
-                    print("    " + same[0][1])
+                print("\nFINDING (%d times) %s: %s" % (len(same), case, same[0][0].strip()))
+                if any(of for _, of in same):
+                    print("    of: " + ", ".join(dict.fromkeys(of for _, of in same)))
         rows = [[title, "as expected", "findings"]]
         for case in self.order:
             note = " (skipped: %s)" % self.skipped[case] if case in self.skipped else ""

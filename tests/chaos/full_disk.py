@@ -641,7 +641,7 @@ def run_all(program, root, options):
             problem = call()
         except Exception as error:  # whatever a broken folder leads to is a finding
             problem = "%s: %s" % (type(error).__name__, error)
-        progress.step(report.add(name, problem and (of + ": " if of else "") + problem))
+        progress.step(report.add(name, problem, of))
         if bench.changed_inputs():
             fill_inputs(program, bench.work)
         bench.clean()

@@ -572,7 +572,7 @@ def main():
             problem = call(*arguments)
         except Exception as error:  # whatever a broken folder leads to is a finding
             problem = "%s: %s" % (type(error).__name__, error)
-        progress.step(report.add(short(name), problem and named(name, problem)))
+        progress.step(report.add(*short(name, problem)))
     progress.end()
     code = report.print("kill_runs --seed %d" % options.seed)
     if code == 0:
@@ -580,13 +580,10 @@ def main():
     return code
 
 
-def short(name):
+def short(name, problem):
     """The many journals are one line of the table."""
-    return name.split(": ")[0] if name.startswith(("journal", "validation's")) else name
-
-
-def named(name, problem):
-    return problem if short(name) == name else "%s: %s" % (name.split(": ")[1], problem)
+    case, _, of = name.partition(": ")
+    return (case, problem, of) if case.startswith(("journal", "validation's")) else (name, problem, "")
 
 
 def journal_of(studies):
