@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "models/error.hpp"
+#include "models/limits.hpp"
 
 namespace pipemoe::exec {
 namespace {
@@ -99,6 +100,10 @@ Link parse_link(const std::string& text) {
   const auto alpha = parse_time(view.substr(kAlpha.size(), comma - kAlpha.size()));
   const auto beta = parse_number(view.substr(comma + kBeta.size()));
   if (!alpha || !beta) throw fail();
+  if (alpha->count() > kMostStartup || *beta > kMostSecondsPerByte) {
+    throw InputError(fmt::format("--link {}: alpha must be at most {:g} s, beta at most {:g}", text,
+                                 kMostStartup, kMostSecondsPerByte));
+  }
   return {*alpha, {*beta}};
 }
 

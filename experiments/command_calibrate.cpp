@@ -30,6 +30,14 @@ struct CalibrateCommand {
   std::string contention;
 };
 
+void check_files(const CalibrateCommand& options) {
+  std::vector<NamedFile> inputs;
+  for (const std::string& layer : options.layers) inputs.push_back({"--layer", layer});
+  check_outputs(inputs, {{"--output", options.output},
+                         {"--measurements", options.measurements},
+                         {"--contention", options.contention}});
+}
+
 // Reads the layers; returns all that was asked for.
 std::string read(const CalibrateCommand& options, std::vector<MoeLayer>& layers, int num_ranks) {
   exec::check_options(options.exec.backend);
@@ -46,7 +54,10 @@ std::string read(const CalibrateCommand& options, std::vector<MoeLayer>& layers,
 
 void run_on(exec::ProcessGroup& group, CalibrateCommand& options) {
   std::vector<MoeLayer> layers;
-  agree(group, [&] { return read(options, layers, group.size()); });
+  agree(group, [&] {
+    if (group.rank() == 0) check_files(options);
+    return read(options, layers, group.size());
+  });
   options.calibrate.warm_up = options.exec.warm_up;
   options.calibrate.repeats = options.exec.repeats;
   Progress progress("calibrating");

@@ -194,6 +194,9 @@ void print_text(const Both& both) {
 }
 
 void run(const CompareOptions& options) {
+  check_outputs(
+      {{"the predicted timeline", options.predicted}, {"the measured timeline", options.measured}},
+      {{"--trace", options.trace}, {"--csv", options.csv}});
   const Both both = read_both(options);
   if (!options.trace.empty()) {
     write_file(

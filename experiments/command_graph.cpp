@@ -39,6 +39,7 @@ void add_graph_command(CLI::App& app) {
   command->add_option("--format", options->format, "json, dot or graphml")->capture_default_str();
   command->add_option("--output", options->output, "Write to a file instead")->type_name("FILE");
   command->callback([options] {
+    check_outputs(input_files(options->inputs), {{"--output", options->output}});
     const Inputs inputs = read_inputs(options->inputs);
     const std::string text = formatted(
         make_schedule(options->schedule, inputs, evaluator_at(NetworkLevel::Fitted)).graph,

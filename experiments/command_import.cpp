@@ -19,6 +19,7 @@ struct ImportProfile {
 };
 
 void import_profile(const ImportProfile& options) {
+  check_outputs({{"the old profile", options.file}}, {{"--output", options.output}});
   const Cluster cluster = read_version_1_cluster(ConfigFile::load(options.file, "cluster"));
   write_file(options.output, to_toml(cluster));
   const bool queues =

@@ -114,6 +114,7 @@ void run_on(exec::ProcessGroup& group, RunOptions options) {
   std::optional<TaskGraph> graph;
   std::vector<std::string> notes;
   agree(group, [&] {
+    if (group.rank() == 0) check_outputs(input_files(options.inputs), options.outputs);
     exec::check_options(options.exec.backend);
     inputs = read_run_inputs(options, group.size());
     Scheduled scheduled =

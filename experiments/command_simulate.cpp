@@ -68,6 +68,9 @@ void print_text(const SimulateOptions& options, const Prepared& prepared,
 }
 
 void run(const SimulateOptions& options) {
+  std::vector<NamedFile> inputs = input_files(options.inputs);
+  inputs.push_back({"--graph", options.graph});
+  check_outputs(inputs, options.outputs);
   const NetworkLevel level = network_level_from(options.network);
   const Prepared prepared = prepare(options, level);
   const Costs costs(prepared.graph, prepared.inputs.cluster);

@@ -25,6 +25,7 @@ struct StudyOptions {
   std::string shard;
   std::size_t jobs = std::max(1u, std::thread::hardware_concurrency());
   bool list = false;
+  bool force = false;
 };
 
 /// Part `index` of `count`, taking every count-th point.
@@ -59,7 +60,7 @@ std::string header_of(const Study& study) {
 
 void list_points(const Study& study) {
   const auto print = [](const StudyPoint& point, const char* what) {
-    fmt::print("{:<9} {:<22}", what, point.cluster.name);
+    fmt::print("{:<9} {:<22}", what, point.cluster->name);
     for (const auto& [key, value] : point.values) fmt::print(" {}={}", key, value);
     fmt::print("\n");
   };
@@ -79,43 +80,57 @@ std::vector<const StudyPoint*> missing_points(const Study& study, const Shard& s
   return missing;
 }
 
-void run_missing(const Study& study, const StudyOptions& options,
-                 const std::vector<const StudyPoint*>& missing, const std::string& header) {
-  if (missing.empty()) return;
-  std::string shard = options.shard;
-  std::replace(shard.begin(), shard.end(), '/', '-');
-  Journal journal(journal_path(options.output, shard), header);
+// Points whose workers died, with the reason. Nothing is journaled of them, because a death by
+// signal says nothing of the point: the next start tries them again.
+using Deaths = std::vector<std::pair<std::size_t, std::string>>;
+
+Deaths run_missing(const Study& study, const StudyOptions& options,
+                   const std::vector<const StudyPoint*>& missing, Journal& journal) {
   Progress progress("study " + study.name);
   std::size_t done = 0;
-  run_in_processes(
+  const PoolSummary summary = run_in_processes(
       missing.size(), options.jobs,
       [&](std::size_t job) { return to_json_line(run_point(study, *missing[job])); },
-      [&](std::size_t job, const std::string& line, const std::string& died) {
-        PointResult result;
-        result.point = missing[job]->index;
-        result.error = died;
-        journal.append(died.empty() ? line : to_json_line(result));
+      [&](std::size_t, const std::string& line) {
+        journal.append(line);
         progress.update(++done, missing.size());
       });
+  if (summary.retried > 0) {
+    print_error(fmt::format("note: {} workers died and were started again", summary.retried));
+  }
+  Deaths deaths;
+  for (const auto& [job, how] : summary.given_up) deaths.emplace_back(missing[job]->index, how);
+  return deaths;
 }
 
 void run(const StudyOptions& options) {
+  const Shard shard = parse_shard(options.shard);
+  if (!options.list && options.output.empty()) throw InputError("--output FOLDER is required");
   const Study study = read_study(options.file, options.network);
   if (options.list) return list_points(study);
-  if (options.output.empty()) throw InputError("--output FOLDER is required");
-  const Shard shard = parse_shard(options.shard);
-  const std::string header = header_of(study);
-  const auto before = read_journals(options.output, header);
-  const auto missing = missing_points(study, shard, before);
-  run_missing(study, options, missing, header);
-  const auto results = read_journals(options.output, header);
-  std::size_t failed = 0;
+  const JournalHeader header(header_of(study),
+                             options.force ? OtherCommit::Accept : OtherCommit::Refuse);
+  std::string name = options.shard;
+  std::replace(name.begin(), name.end(), '/', '-');
+  Deaths deaths;
+  {
+    Journal journal(journal_path(options.output, name), header);
+    const auto before = read_journals(options.output, header, study);
+    deaths = run_missing(study, options, missing_points(study, shard, before), journal);
+  }
+  const auto results = read_journals(options.output, header, study);
+  std::size_t failed = deaths.size();
+  for (const auto& [index, how] : deaths) {
+    print_error(
+        fmt::format("point {}: its worker was {} {} times; start the study again to retry it",
+                    index, how, kMostAttempts));
+  }
   for (const auto& [index, result] : results) {
     if (result.error.empty()) continue;
-    fmt::print(stderr, "point {}: {}\n", index, result.error);
+    print_error(fmt::format("point {}: {}", index, result.error));
     ++failed;
   }
-  if (results.size() < study.points.size()) {
+  if (results.size() + deaths.size() < study.points.size()) {
     fmt::print("{} of {} points done; the other shards write the tables when they end\n",
                results.size(), study.points.size());
     return;
@@ -145,6 +160,8 @@ void add_study_command(CLI::App& app) {
   command->add_option("--jobs", options->jobs, "Processes at a time")
       ->check(CLI::Range(1, 4096))
       ->capture_default_str();
+  command->add_flag("--force", options->force,
+                    "Continue results that another commit of the program has made");
   command->add_flag("--list", options->list, "Show what would run, and what is left out");
   command->callback([options] { run(*options); });
 }

@@ -25,6 +25,7 @@
 #include "models/files.hpp"
 #include "models/search.hpp"
 #include "models/timeline_io.hpp"
+#include "models/version.hpp"
 
 namespace pipemoe::program {
 namespace {
@@ -42,6 +43,7 @@ struct ValidateOptions {
   std::string file;
   fs::path output;
   bool timelines = false;
+  bool force = false;
 };
 
 // What rank 0 says, on every rank.
@@ -75,6 +77,7 @@ class Run {
       : group_(group),
         validation_(validation),
         output_(options.output),
+        other_commit_(options.force ? OtherCommit::Accept : OtherCommit::Refuse),
         keeps_timelines_(options.timelines) {}
 
   void run();
@@ -98,6 +101,7 @@ class Run {
   exec::ProcessGroup& group_;
   const Validation& validation_;
   fs::path output_;
+  OtherCommit other_commit_;
   bool keeps_timelines_;
   std::optional<Journal> journal_;  // on rank 0
   std::vector<ValidationPoint> finished_;
@@ -107,18 +111,19 @@ class Run {
 std::string Run::header() const {
   return Json{{"validation", Json::parse(validation_.configuration)},
               {"ranks", group_.size()},
-              {"program", provenance("").program}}
+              {"program", kVersion}}
       .dump();
 }
 
 // Rank 0's journal decides what is left to do.
 void Run::load_finished() {
-  const fs::path path = output_ / "points.jsonl";
   std::string lines, problem;
   if (speaks()) {
     try {
-      journal_.emplace(path, header());
-      for (const std::string& line : read_journal(path, header())) lines += line + "\n";
+      journal_.emplace(output_ / "points.jsonl", JournalHeader(header(), other_commit_));
+      for (const auto& point : validation_points_from(journal_->lines(), validation_)) {
+        lines += to_json_line(point) + "\n";
+      }
     } catch (const InputError& error) {
       problem = error.what();
     }
@@ -129,7 +134,7 @@ void Run::load_finished() {
   }
   std::istringstream text(from_rank_0(group_, lines));
   for (std::string line; std::getline(text, line);) {
-    finished_.push_back(validation_point_from(line));
+    finished_.push_back(validation_point_from({"rank 0's journal", line}, validation_));
   }
 }
 
@@ -305,6 +310,8 @@ void add_validate_command(CLI::App& app) {
   command->add_option("--output", options->output, "Folder for the results")
       ->type_name("FOLDER")
       ->required();
+  command->add_flag("--force", options->force,
+                    "Continue results that another commit of the program has made");
   command->add_flag("--timelines", options->timelines,
                     "Keep the predicted and the measured timeline of every point, for compare");
   command->callback(

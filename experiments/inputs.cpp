@@ -48,6 +48,10 @@ std::string joined(const std::string& layer_json, const std::string& cluster_jso
 
 }  // namespace
 
+std::vector<NamedFile> input_files(const InputOptions& options) {
+  return {{"--layer", options.layer}, {"--cluster", options.cluster}};
+}
+
 void add_input_options(CLI::App& command, InputOptions& options) {
   add_input_options_without_cluster(command, options);
   command.get_option("--cluster")->required();

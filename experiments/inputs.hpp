@@ -9,6 +9,7 @@
 
 #include "models/cluster.hpp"
 #include "models/config.hpp"
+#include "models/files.hpp"
 #include "models/layer.hpp"
 #include "models/search.hpp"
 
@@ -26,6 +27,9 @@ struct Inputs {
   std::string configuration;  ///< both files as used, overrides included, as JSON
   std::vector<Override> cluster_overrides;
 };
+
+/// The files that the options name.
+std::vector<NamedFile> input_files(const InputOptions& options);
 
 /// Adds --layer, --cluster and --set.
 void add_input_options(CLI::App& command, InputOptions& options);

@@ -10,6 +10,9 @@
 #include <csignal>
 #include <cstdio>
 #include <cstring>
+#include <deque>
+#include <new>
+#include <utility>
 #include <vector>
 
 #include "models/error.hpp"
@@ -17,8 +20,11 @@
 namespace pipemoe::program {
 namespace {
 
+constexpr int kOutOfMemory = 3;  // exit code
+
 struct Child {
   std::size_t job = 0;
+  int attempt = 1;
   pid_t process = 0;
   int pipe = -1;
   std::string text;
@@ -40,14 +46,15 @@ void write_all(int file, const std::string& text) {
   if (getppid() != parent) _exit(1);
   try {
     write_all(pipe, job(index));
-  } catch (const std::exception& error) {
-    fmt::print(stderr, "{}\n", error.what());
+  } catch (const std::bad_alloc&) {
+    _exit(kOutOfMemory);
+  } catch (...) {
     _exit(1);
   }
   _exit(0);
 }
 
-Child start(std::size_t index, const std::function<std::string(std::size_t)>& job) {
+Child start(std::size_t index, int attempt, const std::function<std::string(std::size_t)>& job) {
   int ends[2];
   if (pipe(ends) != 0) throw RunError(fmt::format("no pipe: {}", std::strerror(errno)));
   std::fflush(nullptr);  // or a child would print what we have not yet
@@ -59,12 +66,15 @@ Child start(std::size_t index, const std::function<std::string(std::size_t)>& jo
     run_child(ends[1], parent, index, job);
   }
   close(ends[1]);
-  return {index, process, ends[0], ""};
+  return {index, attempt, process, ends[0], ""};
 }
 
 std::string how_it_died(int status) {
   if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return "";
-  if (WIFSIGNALED(status)) return fmt::format("killed by signal {}", WTERMSIG(status));
+  if (WIFSIGNALED(status)) {
+    return fmt::format("killed by signal {} ({})", WTERMSIG(status), strsignal(WTERMSIG(status)));
+  }
+  if (WIFEXITED(status) && WEXITSTATUS(status) == kOutOfMemory) return "out of memory";
   return fmt::format("exit code {}", WEXITSTATUS(status));
 }
 
@@ -78,7 +88,7 @@ bool read_some(Child& child) {
   return true;
 }
 
-std::string reap(Child& child) {
+std::string reap(const Child& child) {
   close(child.pipe);
   int status = 0;
   while (waitpid(child.process, &status, 0) < 0 && errno == EINTR) {
@@ -88,12 +98,19 @@ std::string reap(Child& child) {
 
 }  // namespace
 
-void run_in_processes(
-    std::size_t count, std::size_t processes, const std::function<std::string(std::size_t)>& job,
-    const std::function<void(std::size_t, const std::string&, const std::string&)>& finished) {
+PoolSummary run_in_processes(std::size_t count, std::size_t processes,
+                             const std::function<std::string(std::size_t)>& job,
+                             const std::function<void(std::size_t, const std::string&)>& finished) {
+  PoolSummary summary;
   std::vector<Child> running;
-  for (std::size_t next = 0; next < count || !running.empty();) {
-    while (next < count && running.size() < processes) running.push_back(start(next++, job));
+  std::deque<std::pair<std::size_t, int>> again;  // jobs and their next attempts
+  for (std::size_t next = 0; next < count || !again.empty() || !running.empty();) {
+    while (running.size() < processes && !again.empty()) {
+      const auto [index, attempt] = again.front();
+      again.pop_front();
+      running.push_back(start(index, attempt, job));
+    }
+    while (next < count && running.size() < processes) running.push_back(start(next++, 1, job));
     std::vector<pollfd> waits;
     for (const Child& child : running) waits.push_back({child.pipe, POLLIN, 0});
     if (poll(waits.data(), waits.size(), -1) < 0 && errno != EINTR) {
@@ -101,11 +118,20 @@ void run_in_processes(
     }
     for (std::size_t i = waits.size(); i-- > 0;) {
       if (waits[i].revents == 0 || read_some(running[i])) continue;
-      const std::string died = reap(running[i]);
-      finished(running[i].job, running[i].text, died);
+      const Child child = std::move(running[i]);
       running.erase(running.begin() + static_cast<std::ptrdiff_t>(i));
+      const std::string died = reap(child);
+      if (died.empty()) {
+        finished(child.job, child.text);
+      } else if (child.attempt < kMostAttempts) {
+        ++summary.retried;
+        again.emplace_back(child.job, child.attempt + 1);
+      } else {
+        summary.given_up.emplace_back(child.job, died);
+      }
     }
   }
+  return summary;
 }
 
 }  // namespace pipemoe::program

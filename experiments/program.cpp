@@ -1,10 +1,17 @@
 // All subcommands together. In the library, so that it has all that CLI11 needs of its headers.
+#include <fcntl.h>
 #include <fmt/core.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <cerrno>
+#include <csignal>
 #include <cstdio>
+#include <cstring>
+#include <new>
 
 #include "experiments/commands.hpp"
+#include "experiments/terminal.hpp"
 #include "models/error.hpp"
 #include "models/version.hpp"
 
@@ -12,8 +19,18 @@ namespace pipemoe::program {
 namespace {
 
 int fail(int code, const char* what) {
-  fmt::print(stderr, "pipemoe: {}\n", what);
+  print_error(std::string("pipemoe: ") + what);
   return code;
+}
+
+// Opens /dev/null in place of closed standard streams. Otherwise the next file to be opened would
+// take such a place, and what is printed would go into it. Standard output must still fail.
+void open_standard_streams() {
+  for (const int stream : {0, 1, 2}) {
+    if (fcntl(stream, F_GETFD) < 0 && open("/dev/null", stream == 1 ? O_RDONLY : O_RDWR) < 0) {
+      _exit(1);
+    }
+  }
 }
 
 int parse_and_run(int argc, char** argv) {
@@ -47,9 +64,15 @@ int parse_and_run(int argc, char** argv) {
 }  // namespace
 
 int run(int argc, char** argv) {
+  open_standard_streams();
+  std::signal(SIGXFSZ, SIG_IGN);  // a file that grows too large is an error of its writer
   try {
     const int code = parse_and_run(argc, argv);
-    return std::fflush(stdout) == 0 ? code : fail(1, "cannot write to standard output");
+    if (std::fflush(stdout) == 0) return code;
+    return fail(1,
+                (std::string("cannot write to standard output: ") + std::strerror(errno)).c_str());
+  } catch (const std::bad_alloc&) {
+    return fail(1, "out of memory");
   } catch (const SilentExit& exit) {
     return exit.code;
   } catch (const InputError& error) {

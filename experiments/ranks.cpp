@@ -7,6 +7,7 @@
 #include <optional>
 #include <vector>
 
+#include "experiments/terminal.hpp"
 #include "models/error.hpp"
 
 namespace pipemoe::program {
@@ -76,8 +77,7 @@ void on_ranks(const std::function<void(exec::ProcessGroup&)>& work) {
   const auto group = exec::join_ranks();
   const auto end_all = [&](int exit_code, const char* why) {
     if (group->size() == 1) throw;
-    fmt::print(stderr, "pipemoe: rank {}: {}\n", group->rank(), why);
-    std::fflush(stderr);
+    print_error(fmt::format("pipemoe: rank {}: {}", group->rank(), why));
     group->abort(exit_code);
   };
   try {

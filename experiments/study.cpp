@@ -7,6 +7,7 @@
 #include <charconv>
 #include <cmath>
 #include <exception>
+#include <new>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <utility>
@@ -16,12 +17,13 @@
 #include "models/cluster_io.hpp"
 #include "models/config.hpp"
 #include "models/error.hpp"
+#include "models/json_reader.hpp"
+#include "models/limits.hpp"
 
 namespace pipemoe::program {
 namespace {
 
 constexpr std::int64_t kMaxDegree = 512;
-constexpr std::size_t kMaxPoints = 1'000'000;
 
 // One axis of the grid: a key of the layer or of the cluster, and its values as TOML.
 struct Axis {
@@ -94,12 +96,12 @@ std::vector<StudySchedule> read_schedules(ConfigTable table) {
       schedule.degrees = range_of(table, name);
     } else {
       for (const double degree : table.numbers(name)) {
-        schedule.degrees.push_back(static_cast<std::int64_t>(degree));
-        if (degree < 1 || degree > kMaxDegree ||
-            degree != static_cast<double>(schedule.degrees.back())) {
+        if (degree < 1 || degree > kMaxDegree || degree != std::floor(degree)) {
           table.fail(name, fmt::format("holds {}, must hold degrees 1..{}", degree, kMaxDegree));
         }
+        schedule.degrees.push_back(static_cast<std::int64_t>(degree));
       }
+      if (schedule.degrees.empty()) table.fail(name, "must hold at least one degree");
     }
     if (!has_degrees(known.name) && schedule.degrees != std::vector<std::int64_t>{1}) {
       table.fail(name, "must be [1]: this schedule has no degree");
@@ -119,8 +121,27 @@ struct Template {
   std::vector<Axis> axes;
 };
 
+// Reads each cluster file once for all points that override it alike.
+class Clusters {
+ public:
+  std::shared_ptr<const Cluster> get(const std::filesystem::path& file,
+                                     std::vector<Override> overrides) {
+    std::string key = file.string();
+    for (const Override& one : overrides) key += fmt::format("\n{}={}", one.key, one.value);
+    std::shared_ptr<const Cluster>& cluster = known_[key];
+    if (cluster == nullptr) {
+      cluster = std::make_shared<Cluster>(
+          read_cluster(ConfigFile::load(file, "cluster", std::move(overrides))));
+    }
+    return cluster;
+  }
+
+ private:
+  std::map<std::string, std::shared_ptr<const Cluster>> known_;
+};
+
 StudyPoint make_point(const Template& from, const std::string& cluster_file,
-                      const std::vector<std::size_t>& chosen) {
+                      const std::vector<std::size_t>& chosen, Clusters& clusters) {
   StudyPoint point;
   point.cluster_file = cluster_file;
   std::vector<Override> layer = from.layer, cluster = from.cluster;
@@ -135,12 +156,11 @@ StudyPoint make_point(const Template& from, const std::string& cluster_file,
       (axis.kind == "layer" ? layer : cluster).push_back({axis.key, value});
     }
   }
-  point.cluster =
-      read_cluster(ConfigFile::load(from.folder / cluster_file, "cluster", std::move(cluster)));
+  point.cluster = clusters.get(from.folder / cluster_file, std::move(cluster));
   if (experts_per_rank > 0) {
-    layer.push_back({"num_experts", std::to_string(experts_per_rank * point.cluster.num_ranks())});
+    layer.push_back({"num_experts", std::to_string(experts_per_rank * point.cluster->num_ranks())});
   }
-  layer.push_back({"name", fmt::format("\"{}\"", point.cluster.name)});
+  layer.push_back({"name", fmt::format("\"{}\"", point.cluster->name)});
   ConfigFile file = ConfigFile::parse("", "the study's layer", "layer", std::move(layer));
   point.layer = read_layer(file);
   return point;
@@ -158,16 +178,31 @@ void for_each_combination(const std::vector<Axis>& axes, Visit visit) {
   }
 }
 
+void check_size(const Template& from) {
+  double points = static_cast<double>(from.cluster_files.size());
+  for (const Axis& axis : from.axes) points *= static_cast<double>(axis.values.size());
+  if (points <= static_cast<double>(kMostStudyPoints)) return;
+  throw InputError(
+      fmt::format("the study's grid has {:g} points on all its clusters, must be at most "
+                  "{}: split it into several studies",
+                  points, kMostStudyPoints));
+}
+
 void expand(const Template& from, Study& study) {
+  check_size(from);
+  Clusters clusters;
   for (const std::string& cluster_file : from.cluster_files) {
     for_each_combination(from.axes, [&](const std::vector<std::size_t>& chosen) {
-      StudyPoint point = make_point(from, cluster_file, chosen);
-      const bool fits =
-          point.layer.memory_per_rank(point.cluster.num_ranks()) <= point.cluster.gpu.usable_memory;
+      StudyPoint point = make_point(from, cluster_file, chosen, clusters);
+      const bool fits = point.layer.memory_per_rank(point.cluster->num_ranks()) <=
+                        point.cluster->gpu.usable_memory;
       auto& group = fits || !from.must_fit_memory ? study.points : study.left_out;
+      if (point.cluster->name.find('/') != std::string::npos) {
+        throw InputError(fmt::format("{}: name is {}, must have no slash: files are named so",
+                                     cluster_file, point.cluster->name));
+      }
       point.index = study.points.size();
       group.push_back(std::move(point));
-      if (study.points.size() > kMaxPoints) throw InputError("the study has over a million points");
     });
   }
 }
@@ -238,36 +273,44 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// The degree for both passes; absent where the layer cannot have it.
-std::optional<Choice> choice_for(const Schedule& schedule, const StudyPoint& point,
-                                 std::int64_t degree) {
-  const auto& [index, file, values, layer, cluster] = point;
-  for (const Knob& knob : schedule.knobs(layer, cluster, degree)) {
-    if (!std::binary_search(knob.values.begin(), knob.values.end(), degree)) return std::nullopt;
+// Whether the layer can have this degree in both passes.
+bool can_have(const Schedule& schedule, const StudyPoint& point, std::int64_t degree) {
+  const auto knobs = schedule.knobs(point.layer, *point.cluster, degree);
+  return std::all_of(knobs.begin(), knobs.end(), [&](const Knob& knob) {
+    return std::binary_search(knob.values.begin(), knob.values.end(), degree);
+  });
+}
+
+// Each schedule with every degree that the study tries and the layer can have.
+std::vector<std::pair<std::string, std::int64_t>> runs_of(const Study& study,
+                                                          const StudyPoint& point) {
+  std::vector<std::pair<std::string, std::int64_t>> runs;
+  for (const StudySchedule& tried : study.schedules) {
+    const Schedule& schedule = find_schedule(tried.name);
+    for (const std::int64_t degree : tried.degrees) {
+      if (can_have(schedule, point, degree)) runs.emplace_back(tried.name, degree);
+    }
   }
-  return choice_of(schedule, layer, cluster, {degree, degree});
+  return runs;
 }
 
 void evaluate_all(const Study& study, const StudyPoint& point, const Evaluator& evaluator,
                   PointResult& result) {
-  for (const StudySchedule& tried : study.schedules) {
-    const Schedule& schedule = find_schedule(tried.name);
-    for (const std::int64_t degree : tried.degrees) {
-      const auto choice = choice_for(schedule, point, degree);
-      if (!choice) continue;
-      const TaskGraph graph = build_graph(schedule, point.layer, point.cluster, *choice);
-      const PassTimes times = evaluator.times(Costs(graph, point.cluster));
-      result.runs.push_back({tried.name, degree, times.forward.count(), times.backward.count()});
-    }
+  for (const auto& [name, degree] : runs_of(study, point)) {
+    const Schedule& schedule = find_schedule(name);
+    const Choice choice = choice_of(schedule, point.layer, *point.cluster, {degree, degree});
+    const TaskGraph graph = build_graph(schedule, point.layer, *point.cluster, choice);
+    const PassTimes times = evaluator.times(Costs(graph, *point.cluster));
+    result.runs.push_back({name, degree, times.forward.count(), times.backward.count()});
   }
 }
 
 // What the evaluation at these degrees rests on.
 BasisShares basis_of(const Evaluator& evaluator, const StudyPoint& point, const Schedule& schedule,
                      Degrees degrees) {
-  const Choice choice = choice_of(schedule, point.layer, point.cluster, degrees);
-  const TaskGraph graph = build_graph(schedule, point.layer, point.cluster, choice);
-  const Evaluation made = evaluator.evaluation(Costs(graph, point.cluster));
+  const Choice choice = choice_of(schedule, point.layer, *point.cluster, degrees);
+  const TaskGraph graph = build_graph(schedule, point.layer, *point.cluster, choice);
+  const Evaluation made = evaluator.evaluation(Costs(graph, *point.cluster));
   return made.timeline.basis.value_or(BasisShares{});
 }
 
@@ -275,11 +318,11 @@ void choose_degrees(const Study& study, const StudyPoint& point, const Evaluator
                     PointResult& result) {
   for (const StudySchedule& tried : study.schedules) {
     const Schedule& schedule = find_schedule(tried.name);
-    Preference preference = preference_of(point.cluster.conditions);
+    Preference preference = preference_of(point.cluster->conditions);
     preference.max_degree = *std::max_element(tried.degrees.begin(), tried.degrees.end());
     const auto chosen = [&](const Preference& by) {
-      const Choice choice = search_choice(schedule, point.layer, point.cluster, by);
-      return degrees_of(build_graph(schedule, point.layer, point.cluster, choice));
+      const Choice choice = search_choice(schedule, point.layer, *point.cluster, by);
+      return degrees_of(build_graph(schedule, point.layer, *point.cluster, choice));
     };
     const Preference fastest{.max_degree = preference.max_degree, .closed_form = false};
     if (tried.name == study.subject) {
@@ -301,9 +344,11 @@ PointResult run_point(const Study& study, const StudyPoint& point) {
     const Evaluator evaluator = evaluator_for(study.network);
     choose_degrees(study, point, evaluator, result);
     evaluate_all(study, point, evaluator, result);
+  } catch (const std::bad_alloc&) {
+    throw;  // this says more about the machine than about the point
   } catch (const std::exception& error) {
     result.runs.clear();
-    result.error = error.what();
+    result.error = printable(error.what());
   }
   return result;
 }
@@ -325,27 +370,85 @@ std::string to_json_line(const PointResult& result) {
   return json.dump();
 }
 
-PointResult point_from_json_line(const std::string& line) {
-  try {
-    const Json json = Json::parse(line);
-    PointResult result;
-    result.point = json.at("point").get<std::size_t>();
-    if (json.contains("error")) {
-      result.error = json["error"].get<std::string>();
-      return result;
-    }
-    const auto chosen = json.at("chosen").get<std::array<std::int64_t, 5>>();
-    result.chosen = {chosen[0], chosen[1]};
-    result.variant_degree = chosen[2];
-    result.whole_slots = {chosen[3], chosen[4]};
-    result.basis = json.at("basis").get<BasisShares>();
-    for (const Json& run : json.at("runs")) {
-      result.runs.push_back({run.at(0).get<std::string>(), run.at(1).get<std::int64_t>(),
-                             run.at(2).get<double>(), run.at(3).get<double>()});
-    }
+namespace {
+
+std::int64_t integer_in(const Json& json, std::int64_t from, std::int64_t to, const char* what) {
+  const std::int64_t value = json.is_number_integer() ? json.get<std::int64_t>() : from - 1;
+  if (value >= from && value <= to) return value;
+  throw InputError(fmt::format("{} must be an integer {}..{}", what, from, to));
+}
+
+double number_in(const Json& json, double to, const char* what) {
+  const double value = json.is_number() ? json.get<double>() : -1;
+  if (value >= 0 && value <= to) return value;
+  throw InputError(fmt::format("{} must be a number 0..{:g}", what, to));
+}
+
+const Json& list_of(const Json& json, std::size_t size, const char* what) {
+  if (json.is_array() && json.size() == size) return json;
+  throw InputError(fmt::format("{} must be a list of {}", what, size));
+}
+
+PointRun run_from(const Json& json, const std::pair<std::string, std::int64_t>& expected) {
+  constexpr double kMostSeconds = 1e12;
+  list_of(json, 4, "a run");
+  const auto& [schedule, degree] = expected;
+  if (json[0] != schedule || json[1] != degree) {
+    throw InputError(fmt::format("a run must be of {} at degree {}", schedule, degree));
+  }
+  return {schedule, degree, number_in(json[2], kMostSeconds, "a time"),
+          number_in(json[3], kMostSeconds, "a time")};
+}
+
+void check_evaluated(const PointResult& result, const std::string& schedule, std::int64_t degree) {
+  for (const PointRun& run : result.runs) {
+    if (run.schedule == schedule && run.degree == degree) return;
+  }
+  throw InputError(fmt::format("the chosen degree {} of {} has no run", degree, schedule));
+}
+
+PointResult result_from(const Json& json, const Study& study) {
+  JsonObject object(json, "point");
+  PointResult result;
+  const auto last = static_cast<std::int64_t>(study.points.size()) - 1;
+  result.point = static_cast<std::size_t>(object.integer("point", 0, last));
+  if (object.has("error")) {
+    result.error = object.text("error");
+    if (result.error.empty()) object.fail("error", "must not be empty");
+    object.finish();
     return result;
-  } catch (const nlohmann::json::exception& error) {
-    throw InputError(std::string("not a study's line: ") + error.what());
+  }
+  const Json& chosen = list_of(object.array("chosen"), 5, "chosen");
+  const auto degree = [&](std::size_t i, std::int64_t least) {
+    return integer_in(chosen[i], least, kMaxDegree, "a chosen degree");
+  };
+  result.chosen = {degree(0, 1), degree(1, 1)};
+  result.variant_degree = degree(2, 0);
+  result.whole_slots = {degree(3, 1), degree(4, 1)};
+  const Json& basis = list_of(object.array("basis"), kBases.size(), "basis");
+  for (std::size_t i = 0; i < kBases.size(); ++i) {
+    result.basis[i] = number_in(basis[i], 1 + 1e-6, "a share");
+  }
+  const auto expected = runs_of(study, study.points[result.point]);
+  const Json& runs = list_of(object.array("runs"), expected.size(), "runs");
+  for (std::size_t i = 0; i < runs.size(); ++i) {
+    result.runs.push_back(run_from(runs[i], expected[i]));
+  }
+  object.finish();
+  check_evaluated(result, study.subject, result.chosen.forward_degree);
+  check_evaluated(result, study.subject, result.chosen.backward_degree);
+  if (!study.variant.empty()) check_evaluated(result, study.variant, result.variant_degree);
+  return result;
+}
+
+}  // namespace
+
+PointResult point_from_json_line(const JournalLine& line, const Study& study) {
+  const Json json = parse_json(line.text, line.where);
+  try {
+    return result_from(json, study);
+  } catch (const std::exception& error) {
+    throw InputError(fmt::format("{}: {}", line.where, error.what()));
   }
 }
 
@@ -354,15 +457,17 @@ std::filesystem::path journal_path(const std::filesystem::path& folder, const st
 }
 
 std::map<std::size_t, PointResult> read_journals(const std::filesystem::path& folder,
-                                                 const std::string& header) {
+                                                 const JournalHeader& header, const Study& study) {
   std::map<std::size_t, PointResult> finished;
   if (!std::filesystem::is_directory(folder)) return finished;
   for (const auto& entry : std::filesystem::directory_iterator(folder)) {
     const std::string name = entry.path().filename();
     if (!name.starts_with("points.") || !name.ends_with(".jsonl")) continue;
-    for (const std::string& line : read_journal(entry.path(), header)) {
-      PointResult result = point_from_json_line(line);
-      finished[result.point] = std::move(result);
+    for (const JournalLine& line : read_journal(entry.path(), header)) {
+      PointResult result = point_from_json_line(line, study);
+      const std::size_t point = result.point;
+      if (finished.emplace(point, std::move(result)).second) continue;
+      throw InputError(fmt::format("{}: point {} is there twice", line.where, point));
     }
   }
   return finished;

@@ -5,10 +5,12 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "experiments/journal.hpp"
 #include "models/cluster.hpp"
 #include "models/evaluate.hpp"
 #include "models/layer.hpp"
@@ -28,7 +30,7 @@ struct StudyPoint {
   std::string cluster_file;
   std::vector<std::pair<std::string, std::string>> values;  ///< of the grid's keys, for tables
   MoeLayer layer;
-  Cluster cluster;
+  std::shared_ptr<const Cluster> cluster;  ///< shared by all points that have the same one
 };
 
 struct Study {
@@ -77,15 +79,16 @@ PointResult run_point(const Study& study, const StudyPoint& point);
 
 /// One line of JSON, without the line's end.
 std::string to_json_line(const PointResult& result);
-/// Throws InputError for anything else.
-PointResult point_from_json_line(const std::string& line);
+/// Throws InputError "<where>: ..." for anything that run_point cannot have returned for a point of
+/// the study.
+PointResult point_from_json_line(const JournalLine& line, const Study& study);
 
 /// `folder`/points[.<shard>].jsonl.
 std::filesystem::path journal_path(const std::filesystem::path& folder, const std::string& shard);
 
-/// Every finished point in the folder's journals, of all shards; failed ones too.
-/// Throws InputError when one of them is of another study than `header` says.
+/// Every finished point in the folder's journals, of all shards; failed ones too. Throws InputError
+/// when one of them is of another study than `header` says, or has a point twice.
 std::map<std::size_t, PointResult> read_journals(const std::filesystem::path& folder,
-                                                 const std::string& header);
+                                                 const JournalHeader& header, const Study& study);
 
 }  // namespace pipemoe::program

@@ -174,7 +174,7 @@ std::vector<StudySummary> summarise(const Study& study,
   std::map<std::string, std::vector<PointOutcome>> outcomes;
   std::map<std::string, std::size_t> failed;
   for (const StudyPoint& point : study.points) {
-    const std::string& name = point.cluster.name;
+    const std::string& name = point.cluster->name;
     if (std::find(clusters.begin(), clusters.end(), name) == clusters.end()) {
       clusters.push_back(name);
     }
@@ -235,11 +235,11 @@ std::string points_header(const Study& study, const std::vector<std::string>& ot
 
 std::string point_row(const Study& study, const StudyPoint& point, const PointResult& result,
                       const std::vector<std::string>& others) {
-  std::string row = fmt::format("{},{},{},{}", point.index, study.name, point.cluster.name,
-                                point.cluster.num_ranks());
+  std::string row = fmt::format("{},{},{},{}", point.index, study.name, point.cluster->name,
+                                point.cluster->num_ranks());
   for (const auto& [key, value] : point.values) row += "," + value;
   row += fmt::format(",{},{}", point.layer.tokens_per_rank,
-                     point.layer.memory_per_rank(point.cluster.num_ranks()).count);
+                     point.layer.memory_per_rank(point.cluster->num_ranks()).count);
   if (!result.error.empty()) {
     return row + std::string(21 + others.size() + kBases.size(), ',') + "," + quoted(result.error) +
            "\n";
@@ -272,7 +272,7 @@ std::string degrees_csv(const Study& study, const std::map<std::size_t, PointRes
   std::string text = "point,study,degree,forward_s,backward_s,deferred_backward_s\n";
   for (const StudyPoint& point : study.points) {
     const auto found = results.find(point.index);
-    if (point.cluster.name != cluster || found == results.end()) continue;
+    if (point.cluster->name != cluster || found == results.end()) continue;
     std::map<std::int64_t, double> variant;
     for (const PointRun& run : found->second.runs) {
       if (run.schedule == study.variant) variant[run.degree] = run.backward_s;

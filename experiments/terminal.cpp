@@ -7,6 +7,10 @@
 #include <algorithm>
 #include <cctype>
 #include <cmath>
+#include <cstdio>
+#include <new>
+
+#include "models/error.hpp"
 
 namespace pipemoe::program {
 namespace {
@@ -75,6 +79,16 @@ std::string wrapped(const std::string& text, std::size_t indent, std::size_t col
 void print_line(const std::string& text, std::size_t indent) {
   const bool on_terminal = isatty(STDOUT_FILENO) != 0;
   fmt::print("{}\n", on_terminal ? wrapped(text, indent, terminal_columns()) : text);
+}
+
+void print_error(const std::string& text) noexcept {
+  try {
+    const std::string line = printable(text) + "\n";
+    std::fputs(line.c_str(), stderr);
+    std::fflush(stderr);
+  } catch (const std::bad_alloc&) {
+    std::fputs("pipemoe: out of memory\n", stderr);
+  }
 }
 
 void print_layer(const MoeLayer& layer) {

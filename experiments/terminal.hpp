@@ -22,6 +22,9 @@ std::string wrapped(const std::string& text, std::size_t indent, std::size_t col
 /// One line, wrapped to the terminal; whole where standard output is no terminal.
 void print_line(const std::string& text, std::size_t indent);
 
+/// One line on standard error, printable. Never throws: there may be no standard error.
+void print_error(const std::string& text) noexcept;
+
 void print_layer(const MoeLayer& layer);
 /// Layer, cluster and whether the layer fits a GPU's memory.
 void print_heading(const MoeLayer& layer, const Cluster& cluster);

@@ -62,6 +62,11 @@ void add_timeline_outputs(CLI::App& command, TimelineOutputs& outputs) {
   command.add_flag("--json", outputs.json, "Print the timeline as JSON");
 }
 
+void check_outputs(const std::vector<NamedFile>& inputs, const TimelineOutputs& outputs) {
+  check_outputs(inputs,
+                {{"--trace", outputs.trace}, {"--csv", outputs.csv}, {"--output", outputs.output}});
+}
+
 void write_outputs(const Timeline& timeline, const TimelineOutputs& outputs) {
   if (!outputs.trace.empty()) {
     write_file(outputs.trace, to_chrome_trace({{timeline.provenance.made_by, &timeline}}));

@@ -3,7 +3,9 @@
 
 #include <CLI/App.hpp>
 #include <string>
+#include <vector>
 
+#include "models/files.hpp"
 #include "models/timeline.hpp"
 
 namespace pipemoe::program {
@@ -17,6 +19,10 @@ struct TimelineOutputs {
 
 /// Adds --trace, --csv, --output and --json.
 void add_timeline_outputs(CLI::App& command, TimelineOutputs& outputs);
+
+/// To be called before the timeline is made. Throws InputError if an output cannot be a file, or is
+/// also one of the inputs or another output.
+void check_outputs(const std::vector<NamedFile>& inputs, const TimelineOutputs& outputs);
 
 /// The files that were asked for.
 void write_outputs(const Timeline& timeline, const TimelineOutputs& outputs);

@@ -2,12 +2,15 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <set>
 
 #include "models/config.hpp"
+#include "models/error.hpp"
 #include "models/json_reader.hpp"
+#include "models/limits.hpp"
 
 namespace pipemoe::program {
 namespace {
@@ -64,10 +67,13 @@ Regime read_regime(ConfigTable table, const Shared& shared) {
 std::vector<std::int64_t> read_degrees(ConfigTable& table) {
   std::vector<std::int64_t> degrees;
   for (const double degree : table.numbers("degrees")) {
-    if (degree < 1 || degree > 1e6 || degree != std::floor(degree)) {
-      table.fail("degrees", "must hold integers >= 1");
+    if (degree < 1 || degree > kMostDegree || degree != std::floor(degree)) {
+      table.fail("degrees", fmt::format("must hold integers 1..{}", kMostDegree));
     }
     degrees.push_back(static_cast<std::int64_t>(degree));
+  }
+  if (std::set<std::int64_t>(degrees.begin(), degrees.end()).size() != degrees.size()) {
+    table.fail("degrees", "must hold each degree once");
   }
   if (degrees.empty() || degrees.front() != 1) {
     table.fail("degrees", "must begin with 1, what the others are compared with");
@@ -105,6 +111,12 @@ Validation read_validation(const std::filesystem::path& file) {
   }
   if (validation.regimes.empty()) root.fail("regime", "must hold at least one regime");
   root.finish();
+  std::size_t layers = 0;
+  for (const Regime& regime : validation.regimes) layers += regime.layers.size();
+  if (layers > kMostValidationLayers) {
+    throw InputError(fmt::format("{}: has {} layers in all its regimes, must be at most {}",
+                                 file.string(), layers, kMostValidationLayers));
+  }
   validation.configuration = document.to_json();
   return validation;
 }
@@ -136,9 +148,6 @@ void for_each_value(Point& point, Visit visit) {
 double number(Seconds time) { return time.count(); }
 double number(double share) { return share; }
 double number(bool is) { return is ? 1 : 0; }
-void assign(Seconds& time, double value) { time = Seconds{value}; }
-void assign(double& share, double value) { share = value; }
-void assign(bool& is, double value) { is = value != 0; }
 
 }  // namespace
 
@@ -148,14 +157,86 @@ std::string to_json_line(const ValidationPoint& point) {
   return json.dump();
 }
 
-ValidationPoint validation_point_from(const std::string& line) {
-  const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
-  JsonObject object(json, "validation point");
-  ValidationPoint point{object.text("regime"), object.text("layer"),
-                        object.word("degree", degrees_from)};
-  for_each_value(point, [&](const char* name, auto& value) { assign(value, object.number(name)); });
-  object.finish();
-  return point;
+namespace {
+
+// Reads a value and checks that a measurement or a prediction can have it.
+class PointReader {
+ public:
+  explicit PointReader(JsonObject& object) : object_(object) {}
+
+  void operator()(const char* name, Seconds& time) const { time = Seconds{number(name, 1e12)}; }
+  void operator()(const char* name, double& share) const { share = number(name, 1 + 1e-6); }
+  void operator()(const char* name, bool& is) const {
+    const double value = number(name, 1);
+    if (value != 0 && value != 1) object_.fail(name, "must be 0 or 1");
+    is = value != 0;
+  }
+
+ private:
+  double number(const char* name, double most) const {
+    const double value = object_.number(name);
+    if (value < 0 || value > most) object_.fail(name, fmt::format("must be 0..{:g}", most));
+    return value;
+  }
+
+  JsonObject& object_;
+};
+
+void check_is_of(const Validation& validation, const ValidationPoint& point) {
+  for (const Regime& regime : validation.regimes) {
+    if (regime.name != point.regime) continue;
+    for (const MoeLayer& layer : regime.layers) {
+      const auto [forward, backward] = point.degrees;
+      if (layer.name != point.layer) continue;
+      const auto is_tried = [&](std::int64_t degree) {
+        const auto& all = validation.degrees;
+        return std::find(all.begin(), all.end(), degree) != all.end() && degree <= layer.slots();
+      };
+      if (is_tried(forward) && is_tried(backward)) return;
+      throw InputError(
+          fmt::format("degree {} is none of the validation's", to_string(point.degrees)));
+    }
+    throw InputError(fmt::format("regime {} has no layer {}", point.regime, point.layer));
+  }
+  throw InputError(fmt::format("the validation has no regime {}", point.regime));
+}
+
+}  // namespace
+
+ValidationPoint validation_point_from(const JournalLine& line, const Validation& validation) {
+  const Json json = parse_json(line.text, line.where);
+  try {
+    JsonObject object(json, "point");
+    ValidationPoint point{object.text("regime"), object.text("layer"),
+                          object.word("degree", degrees_from)};
+    for_each_value(point, PointReader(object));
+    object.finish();
+    if (point.measured_makespan <= Seconds{} || point.measured_least > point.measured_makespan ||
+        point.measured_most < point.measured_makespan) {
+      object.fail("measured_makespan_s",
+                  "must be positive and within measured_min_s..measured_max_s");
+    }
+    check_is_of(validation, point);
+    return point;
+  } catch (const InputError& error) {
+    throw InputError(fmt::format("{}: {}", line.where, error.what()));
+  }
+}
+
+std::vector<ValidationPoint> validation_points_from(const std::vector<JournalLine>& lines,
+                                                    const Validation& validation) {
+  std::vector<ValidationPoint> points;
+  for (const JournalLine& line : lines) {
+    points.push_back(validation_point_from(line, validation));
+    const ValidationPoint& last = points.back();
+    for (std::size_t i = 0; i + 1 < points.size(); ++i) {
+      if (points[i].regime != last.regime || points[i].layer != last.layer) continue;
+      if (points[i].degrees != last.degrees) continue;
+      throw InputError(fmt::format("{}: {} {} at {} is there twice", line.where, last.regime,
+                                   last.layer, to_string(last.degrees)));
+    }
+  }
+  return points;
 }
 
 std::string to_csv(const std::vector<ValidationPoint>& points) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "exec/executor.hpp"
+#include "experiments/journal.hpp"
 #include "models/layer.hpp"
 #include "models/schedule.hpp"
 #include "models/timeline.hpp"
@@ -68,8 +69,11 @@ struct ValidationPoint {
 };
 
 std::string to_json_line(const ValidationPoint& point);
-/// Throws InputError.
-ValidationPoint validation_point_from(const std::string& line);
+/// Throws InputError "<where>: ..." for anything that is no point of the validation.
+ValidationPoint validation_point_from(const JournalLine& line, const Validation& validation);
+/// The points of a journal. Throws InputError also where one is there twice.
+std::vector<ValidationPoint> validation_points_from(const std::vector<JournalLine>& lines,
+                                                    const Validation& validation);
 
 /// A header and a row for each point.
 std::string to_csv(const std::vector<ValidationPoint>& points);

@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <cmath>
+#include <limits>
 #include <sstream>
 
 #include "models/error.hpp"
@@ -16,6 +17,14 @@ std::string shown(const toml::node& node) {
   std::ostringstream text;
   node.visit([&](const auto& value) { text << value; });
   return text.str();
+}
+
+// The number nearest to an integer or a float; NaN for anything else. toml++ itself turns only
+// those integers into a double that a double holds exactly.
+double as_double(const toml::node& node) {
+  if (const auto* integer = node.as_integer()) return static_cast<double>(integer->get());
+  if (const auto* number = node.as_floating_point()) return number->get();
+  return std::numeric_limits<double>::quiet_NaN();
 }
 
 std::vector<std::string> split_at_dots(const std::string& key) {
@@ -38,7 +47,7 @@ toml::table parse_toml(std::string_view text, const std::string& name) {
 toml::table parse_value(const std::string& value) {
   try {
     toml::table parsed = toml::parse("value = " + value);
-    if (parsed.size() == 1) return parsed;
+    if (parsed.size() == 1 && parsed.contains("value")) return parsed;
   } catch (const toml::parse_error&) {
   }
   toml::table bare;
@@ -83,7 +92,9 @@ void ConfigFile::apply(const Override& one) {
     if (table == nullptr) throw InputError(fmt::format("{}: {} is not a table", option, parts[i]));
   }
   const toml::table value = parse_value(one.value);
-  value.get("value")->visit([&](const auto& node) { table->insert_or_assign(parts.back(), node); });
+  const toml::node* given = value.get("value");
+  ensure(given != nullptr, "an override without its value");
+  given->visit([&](const auto& node) { table->insert_or_assign(parts.back(), node); });
 }
 
 bool ConfigFile::overrides(const std::string& key) const {
@@ -166,7 +177,7 @@ std::int64_t ConfigTable::integer(const std::string& key, std::int64_t from, std
 double ConfigTable::number(const std::string& key, NumberRange range) {
   const toml::node& found = node(key);
   if (!found.is_number()) fail(key, fmt::format("is {}, must be a number", shown(found)));
-  const double value = *found.value<double>();
+  const double value = as_double(found);
   const bool low = range.above ? value <= range.from : value < range.from;
   if (!std::isfinite(value) || low || value > range.to) {
     fail(key, fmt::format("is {}, must be {}", shown(found), describe(range)));
@@ -176,8 +187,10 @@ double ConfigTable::number(const std::string& key, NumberRange range) {
 
 std::string ConfigTable::text(const std::string& key) {
   const toml::node& found = node(key);
-  if (!found.is_string()) fail(key, fmt::format("is {}, must be text", shown(found)));
-  return *found.value<std::string>();
+  const auto* value = found.as_string();
+  if (value == nullptr) fail(key, fmt::format("is {}, must be text", shown(found)));
+  if (has_control_characters(value->get())) fail(key, "must have no control characters");
+  return value->get();
 }
 
 std::vector<std::string> ConfigTable::texts(const std::string& key) {
@@ -185,8 +198,12 @@ std::vector<std::string> ConfigTable::texts(const std::string& key) {
   if (list == nullptr) fail(key, "must be a list of texts");
   std::vector<std::string> values;
   for (const toml::node& item : *list) {
-    if (!item.is_string()) fail(key, fmt::format("holds {}, must hold texts", shown(item)));
-    values.push_back(*item.value<std::string>());
+    const auto* value = item.as_string();
+    if (value == nullptr) fail(key, fmt::format("holds {}, must hold texts", shown(item)));
+    if (has_control_characters(value->get())) {
+      fail(key, "holds a text with control characters, must have none");
+    }
+    values.push_back(value->get());
   }
   return values;
 }
@@ -196,19 +213,20 @@ std::vector<double> ConfigTable::numbers(const std::string& key) {
   if (list == nullptr) fail(key, "must be a list of numbers");
   std::vector<double> values;
   for (const toml::node& item : *list) {
-    const auto value = item.is_number() ? item.value<double>() : std::nullopt;
-    if (!value || !std::isfinite(*value)) {
+    const double value = as_double(item);
+    if (!std::isfinite(value)) {
       fail(key, fmt::format("holds {}, must hold finite numbers", shown(item)));
     }
-    values.push_back(*value);
+    values.push_back(value);
   }
   return values;
 }
 
 bool ConfigTable::boolean(const std::string& key) {
   const toml::node& found = node(key);
-  if (!found.is_boolean()) fail(key, fmt::format("is {}, must be true or false", shown(found)));
-  return *found.value<bool>();
+  const auto* value = found.as_boolean();
+  if (value == nullptr) fail(key, fmt::format("is {}, must be true or false", shown(found)));
+  return value->get();
 }
 
 std::string ConfigTable::toml(const std::string& key) { return shown(node(key)); }

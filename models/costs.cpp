@@ -7,6 +7,7 @@
 #include <map>
 
 #include "models/error.hpp"
+#include "models/limits.hpp"
 #include "models/links.hpp"
 #include "models/names.hpp"
 
@@ -226,6 +227,16 @@ void Costs::find_classes() {
   }
 }
 
+namespace {
+
+void check_length(const TaskCost& cost, const Task& task, const Cluster& cluster) {
+  if (cost.total().count() <= kLongestTask) return;  // not-a-number fails it too
+  throw InputError(fmt::format("on cluster {}, {} takes {:.3g} s, must be at most {:g} s",
+                               cluster.name, task.name(), cost.total().count(), kLongestTask));
+}
+
+}  // namespace
+
 Costs::Costs(const TaskGraph& graph, const Cluster& cluster) : graph_(graph), cluster_(cluster) {
   if (graph.num_ranks() != cluster.num_ranks()) {
     throw InputError(fmt::format("task graph is for {} ranks, cluster {} has {}", graph.num_ranks(),
@@ -255,6 +266,7 @@ Costs::Costs(const TaskGraph& graph, const Cluster& cluster) : graph_(graph), cl
       TaskCost& entry = costs_.emplace_back(look_up(task.work, rank));
       entry.queue = task.queue;
       entry.pass = task.key.pass;
+      check_length(entry, task, cluster);
       for (const std::string& what : missing) {
         ++lacking.emplace(what, std::pair(task.name(), 0)).first->second.second;
       }

@@ -35,6 +35,12 @@ class DeviceError : public RunError {
       : RunError(what + " (" + at.file + ":" + std::to_string(at.line) + ")") {}
 };
 
+/// Whether the text has a byte that would move a terminal's cursor or end a line.
+bool has_control_characters(const std::string& text);
+/// The text as one line that a terminal can show: control characters and bytes that are no UTF-8
+/// become escapes such as \n or \x1b, and of a very long text the middle is left out.
+std::string printable(const std::string& text);
+
 inline void ensure(bool condition, const char* why) {
   if (!condition) throw std::logic_error(std::string("pipemoe bug: ") + why);
 }

@@ -1,5 +1,5 @@
-// Strict reading of JSON objects: every member must be known and of the right type. Failures are
-// InputErrors "<where>.<key> <problem>".
+// Strict reading of JSON: one entry point with limits, then objects of which every member must be
+// known and of the right type. Failures are InputErrors "<where>.<key> <problem>".
 #pragma once
 
 #include <fmt/core.h>
@@ -10,10 +10,18 @@
 #include <nlohmann/json.hpp>
 #include <set>
 #include <string>
+#include <string_view>
 
 #include "models/error.hpp"
 
 namespace pipemoe {
+
+/// No list or object of a JSON text may be deeper inside others.
+inline constexpr int kDeepestJson = 64;
+
+/// The only way in which text from outside becomes JSON. Throws InputError "<origin>: <why>" if it
+/// is no JSON, is nested too deeply, or has an object with the same key twice.
+nlohmann::ordered_json parse_json(std::string_view text, const std::string& origin);
 
 class JsonObject {
  public:
@@ -53,7 +61,9 @@ class JsonObject {
   std::string text(const char* key) {
     const Json& value = member(key);
     if (!value.is_string()) fail(key, "must be text");
-    return value.get<std::string>();
+    std::string text = value.get<std::string>();
+    if (has_control_characters(text)) fail(key, "must have no control characters");
+    return text;
   }
   bool boolean(const char* key) {
     const Json& value = member(key);

@@ -8,6 +8,7 @@
 
 #include "models/config.hpp"
 #include "models/error.hpp"
+#include "models/limits.hpp"
 
 namespace pipemoe {
 namespace {
@@ -34,10 +35,13 @@ std::int64_t MoeLayer::rows() const {
 std::int64_t MoeLayer::slots() const { return capacity_factor ? capacity() : rows(); }
 
 std::vector<std::int64_t> MoeLayer::chunk_rows(std::int64_t pipeline_degree) const {
-  if (pipeline_degree < 1 || pipeline_degree > slots()) {
+  const std::int64_t most = std::min(slots(), kMostDegree);
+  if (pipeline_degree < 1 || pipeline_degree > most) {
     throw InputError(fmt::format("{}: pipeline degree is {}, must be 1..{} ({})", name,
-                                 pipeline_degree, slots(),
-                                 capacity_factor ? "the expert capacity" : "the rows of a rank"));
+                                 pipeline_degree, most,
+                                 most < slots()    ? "the limit of any layer"
+                                 : capacity_factor ? "the expert capacity"
+                                                   : "the rows of a rank"));
   }
   const std::int64_t per_slot = rows_per_slot();
   const auto larger = static_cast<std::ptrdiff_t>(slots() % pipeline_degree);

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "models/error.hpp"
+#include "models/limits.hpp"
 #include "models/names.hpp"
 #include "models/schedules/layer_tasks.hpp"
 
@@ -100,7 +101,10 @@ class Search {
         cluster_(cluster),
         preference_(preference),
         evaluator_(evaluator) {
-    if (preference.max_degree < 1) throw InputError("max degree must be at least 1");
+    if (preference.max_degree < 1 || preference.max_degree > kMostDegree) {
+      throw InputError(fmt::format("the largest degree to consider is {}, must be 1..{}",
+                                   preference.max_degree, kMostDegree));
+    }
     check_fits_ranks(layer, cluster.num_ranks());
     knobs_ = schedule.knobs(layer, cluster, preference.max_degree);
     keep_preferred_degrees();

@@ -286,10 +286,9 @@ std::string to_json(const TaskGraph& graph) {
 }
 
 TaskGraph task_graph_from_json(std::string_view text, const std::string& origin) {
+  const Json json = parse_json(text, origin);
   try {
-    return read_graph(Json::parse(text));
-  } catch (const nlohmann::json::exception& error) {
-    throw InputError(fmt::format("{}: {}", origin, error.what()));
+    return read_graph(json);
   } catch (const InputError& error) {
     throw InputError(fmt::format("{}: {}", origin, error.what()));
   }

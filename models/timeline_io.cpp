@@ -152,10 +152,9 @@ std::string to_json(const Timeline& timeline) {
 }
 
 Timeline timeline_from_json(std::string_view text, const std::string& origin) {
+  const Json json = parse_json(text, origin);
   try {
-    return read_timeline(Json::parse(text));
-  } catch (const nlohmann::json::exception& error) {
-    throw InputError(fmt::format("{}: {}", origin, error.what()));
+    return read_timeline(json);
   } catch (const InputError& error) {
     throw InputError(fmt::format("{}: {}", origin, error.what()));
   }

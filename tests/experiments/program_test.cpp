@@ -367,7 +367,8 @@ TEST_CASE("options that cannot be used are refused", "[program][errors]") {
   check_refused("fly", {"fly"});
   check_refused("plan " + kLayer, {"--cluster"});
   check_refused("plan " + kCluster, {"--layer"});
-  check_refused("plan --max-degree 0 " + kInputs, {"max degree"});
+  check_refused("plan --max-degree 9223372036854775807 " + kInputs, {"must be 1..4096"});
+  check_refused("plan --max-degree 0 " + kInputs, {"largest degree", "1..4096"});
   check_refused("simulate --forward-degree 257 " + kInputs,
                 {"pipeline degree is 257, must be 1..256"});
   check_refused("simulate --backward-degree 0 " + kInputs, {"pipeline degree is 0"});

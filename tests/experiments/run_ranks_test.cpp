@@ -148,12 +148,12 @@ TEST_CASE("one value written in two ways is one configuration", "[program][ranks
 TEST_CASE("a result that cannot be written ends every rank with one message", "[program][ranks]") {
   // The other ranks once waited for ever.
   const auto start = std::chrono::steady_clock::now();
-  const Outcome outcome = launch(on_ranks(2, kRun + "--output /nonexistent/t.json"));
+  const Outcome outcome = launch(on_ranks(2, kRun + "--output /dev/full"));
   CAPTURE(outcome.err);
   CHECK(outcome.exit_code == 2);
   const auto lines = own_lines(outcome.err);
   REQUIRE(lines.size() == 1);
-  CHECK_THAT(lines[0], Contains("rank 0: /nonexistent/t.json: cannot write"));
+  CHECK_THAT(lines[0], Contains("rank 0: /dev/full: cannot write: No space left on device"));
   CHECK(std::chrono::steady_clock::now() - start < 30s);
 }
 

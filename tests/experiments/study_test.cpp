@@ -1,12 +1,16 @@
 // Sweeps: which points, resumption after a kill, shards, failing points, and what is made of them.
 #include <algorithm>
 #include <catch2/catch.hpp>
+#include <csignal>
+#include <new>
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "experiments/process_pool.hpp"
 #include "experiments/study_results.hpp"
 #include "models/error.hpp"
 #include "models/files.hpp"
+#include "models/version.hpp"
 #include "tests/support/program.hpp"
 
 namespace study_tests {
@@ -83,7 +87,7 @@ PointResult result_with(std::vector<PointRun> runs, Degrees chosen, Degrees whol
 TEST_CASE("the study's grid is 174 of 180 layers on each cluster", "[study]") {
   const Study study = read_study(kRoot + "/experiments/study174/study.toml", "");
   std::map<std::int64_t, int> points;
-  for (const StudyPoint& point : study.points) ++points[point.cluster.num_ranks()];
+  for (const StudyPoint& point : study.points) ++points[point.cluster->num_ranks()];
   CHECK(points == std::map<std::int64_t, int>{{16, 174}, {32, 174}, {64, 174}});
 
   // Left out: 16384 tokens with M = 8192 and any H, or with M = 4096 and H = 8192.
@@ -234,6 +238,101 @@ TEST_CASE("results of another study are not mixed in", "[study][errors]") {
       run("study " + small_study(directory, "1024]", "2048]") + " --output " + folder);
   CHECK(other.exit_code == 2);
   CHECK_THAT(other.err, Catch::Contains("another study"));
+}
+
+TEST_CASE("a journal's faults are named with their line", "[study][errors]") {
+  const TemporaryDirectory directory;
+  const std::string study = small_study(directory), folder = directory.path("out");
+  REQUIRE(run("study " + study + " --output " + folder).exit_code == 0);
+  const std::string path = folder + "/points.jsonl", good = read_file(path, "journal");
+  const std::size_t second = good.find('\n') + 1, third = good.find('\n', second) + 1;
+  const std::string header = good.substr(0, second), point = good.substr(second, third - second);
+  const auto refused = [&](const std::string& line, const std::string& part,
+                           const std::string& place = ":2: ") {
+    write_file(path, header + line);
+    const Outcome outcome = run("study " + study + " --output " + folder);
+    CAPTURE(line, outcome.err);
+    CHECK(outcome.exit_code == 2);
+    CHECK(std::count(outcome.err.begin(), outcome.err.end(), '\n') == 1);
+    CHECK_THAT(outcome.err, Catch::Contains(path + place) && Catch::Contains(part));
+    CHECK(read_file(path, "journal") == header + line);  // nothing is lost
+  };
+  const auto changed = [&](const std::string& from, const std::string& to) {
+    const std::size_t at = point.find(from);
+    REQUIRE(at != std::string::npos);
+    return point.substr(0, at) + to + point.substr(at + from.size());
+  };
+  const std::string number = point.substr(0, point.find(','));  // {"point":N
+  refused(changed(number, "{\"point\":-1"), "point.point is -1");
+  refused(changed(number, "{\"point\":1.5"), "must be an integer");
+  refused(changed(number, "{\"point\":48"), "must be 0..");
+  refused(changed("\"chosen\":[", "\"chosen\":[1,"), "chosen must be a list of 5");
+  refused(changed("[\"pipemoe\",1,", "[\"pipemoe\",1,-"), "a time must be a number");
+  refused(changed("[\"pipemoe\",1,", "[\"magic\",1,"), "a run must be of pipemoe at degree 1");
+  refused(changed("\"basis\":[", "\"basis\":[7,"), "basis must be a list of 4");
+  refused(changed("\"runs\"", "\"run\""), "runs is missing");
+  refused(number + ",\"error\":\"\"}\n", "must not be empty");
+  refused(point + point, "is there twice", ":3: ");
+  refused("[1, 2\n", "parse error");
+}
+
+TEST_CASE("results of another commit are continued with --force alone", "[study][errors]") {
+  const TemporaryDirectory directory;
+  const std::string study = small_study(directory), folder = directory.path("out");
+  REQUIRE(run("study " + study + " --output " + folder).exit_code == 0);
+  const std::string path = folder + "/points.jsonl", whole = tables(folder);
+  std::string text = read_file(path, "journal");
+  const std::string commit = std::string("\"commit\":\"") + kCommit;
+  REQUIRE(text.find(commit) != std::string::npos);
+  text.replace(text.find(commit), commit.size(), "\"commit\":\"another");
+  write_file(path, text);
+  const Outcome outcome = run("study " + study + " --output " + folder);
+  CHECK(outcome.exit_code == 2);
+  CHECK_THAT(outcome.err, Catch::Contains("another commit") && Catch::Contains("--force"));
+  CHECK(run("study " + study + " --force --output " + folder).exit_code == 0);
+  CHECK(tables(folder) == whole);
+}
+
+TEST_CASE("a worker that is killed is tried again, and its point is not failed", "[study]") {
+  int finished = 0;
+  const PoolSummary summary = run_in_processes(
+      2, 2,
+      [](std::size_t) -> std::string {
+        std::raise(SIGKILL);
+        return "";
+      },
+      [&](std::size_t, const std::string&) { ++finished; });
+  CHECK(finished == 0);
+  CHECK(summary.retried == 2 * (kMostAttempts - 1));
+  REQUIRE(summary.given_up.size() == 2);
+  CHECK_THAT(summary.given_up[0].second, Catch::Contains("killed by signal 9"));
+}
+
+TEST_CASE("a job that dies once ends well in its second process", "[study]") {
+  const TemporaryDirectory directory;
+  const std::string mark = directory.path("was-here");
+  std::string text;
+  const PoolSummary summary = run_in_processes(
+      1, 1,
+      [&](std::size_t) -> std::string {
+        if (std::filesystem::exists(mark)) return "second";
+        write_file(mark, "");
+        throw std::bad_alloc();
+      },
+      [&](std::size_t, const std::string& of_job) { text = of_job; });
+  CHECK(text == "second");
+  CHECK(summary.retried == 1);
+  CHECK(summary.given_up.empty());
+}
+
+TEST_CASE("a grid of too many points is refused before any is made", "[study][errors]") {
+  const TemporaryDirectory directory;
+  std::string many = "[1";
+  for (int i = 2; i <= 60'000; ++i) many += "," + std::to_string(i);
+  const std::string study = small_study(directory, "[2, 4, 8]", many + "]");
+  const Outcome outcome = run("study --list " + study);
+  CHECK(outcome.exit_code == 2);
+  CHECK_THAT(outcome.err, Catch::Contains("must be at most 100000"));
 }
 
 TEST_CASE("an outcome compares chosen with best and names the reason of a miss", "[study]") {

@@ -73,10 +73,10 @@ class Draw {
     return {{1 + number(), 1 + number()}, {1 + number(), 1 + number()}};
   }
   std::string text() {
-    static const std::string letters = "ab \"\\\n\t#='[]\x7f\x01é";
+    static const std::string letters = "ab \"\\#='[]{},.é";
     std::string made;
     for (auto count = integer(0, 12); count > 0; --count) {
-      made += letters.substr(static_cast<std::size_t>(integer(0, 13)), 1);
+      made += letters.substr(static_cast<std::size_t>(integer(0, 12)), 1);
     }
     return chance() ? made : made + "é";
   }

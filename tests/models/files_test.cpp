@@ -2,17 +2,22 @@
 // (models/files.hpp).
 #include "models/files.hpp"
 
+#include <sys/stat.h>
+
 #include <catch2/catch.hpp>
 #include <fstream>
+#include <thread>
 
 #include "models/config.hpp"
 #include "models/error.hpp"
+#include "models/json_reader.hpp"
 #include "tests/support/program.hpp"
 
 namespace pipemoe::files_test {
 
 using namespace test;
 using Catch::Matchers::Contains;
+using Catch::Matchers::EndsWith;
 using Catch::Matchers::Equals;
 using Catch::Matchers::StartsWith;
 
@@ -55,7 +60,8 @@ TEST_CASE("broken TOML names its file and line", "[models][config]") {
 
 TEST_CASE("a file that is not there names itself and its kind", "[models][config]") {
   CHECK_THROWS_WITH(ConfigFile::load("/no/such.toml", "layer"),
-                    Equals("/no/such.toml: cannot read this layer file"));
+                    Equals("/no/such.toml: cannot read this layer file: No such file or "
+                           "directory"));
 }
 
 TEST_CASE("a loaded file is named by its path", "[models][config]") {
@@ -252,14 +258,118 @@ TEST_CASE("a failed write leaves neither the temporary file nor the target chang
   CHECK(entries(directory.path("")) == 1);
 }
 
-TEST_CASE("writing replaces a symbolic link, not what it points to", "[models][files]") {
+TEST_CASE("writing follows symbolic links", "[models][files]") {
   const TemporaryDirectory directory;
-  const std::string target = directory.file("target", "kept");
-  std::filesystem::create_symlink(target, directory.path("link"));
-  write_file(directory.path("link"), "new");
-  CHECK_FALSE(std::filesystem::is_symlink(directory.path("link")));
-  CHECK(read_file(directory.path("link"), "file") == "new");
-  CHECK(read_file(target, "file") == "kept");
+  const std::string target = directory.file("target", "old");
+  std::filesystem::create_symlink("target", directory.path("link"));
+  std::filesystem::create_symlink(directory.path("link"), directory.path("second"));
+  write_file(directory.path("second"), "new");
+  CHECK(std::filesystem::is_symlink(directory.path("link")));
+  CHECK(std::filesystem::is_symlink(directory.path("second")));
+  CHECK(read_file(target, "file") == "new");
+  std::filesystem::create_symlink("not there yet", directory.path("dangling"));
+  write_file(directory.path("dangling"), "made");
+  CHECK(read_file(directory.path("not there yet"), "file") == "made");
+  CHECK(entries(directory.path("")) == 5);
+}
+
+TEST_CASE("writing keeps a file's mode", "[models][files]") {
+  using std::filesystem::perms;
+  const TemporaryDirectory directory;
+  const std::string path = directory.file("f", "old");
+  std::filesystem::permissions(path, perms::owner_read | perms::owner_write);
+  write_file(path, "new");
+  CHECK(std::filesystem::status(path).permissions() == (perms::owner_read | perms::owner_write));
+  write_file(directory.path("fresh"), "new");
+  const mode_t mask = umask(0);
+  umask(mask);
+  CHECK(std::filesystem::status(directory.path("fresh")).permissions() ==
+        static_cast<perms>(0666 & ~mask));
+}
+
+TEST_CASE("writing keeps hard links together", "[models][files]") {
+  const TemporaryDirectory directory;
+  const std::string path = directory.file("f", "a longer text than the new one");
+  std::filesystem::create_hard_link(path, directory.path("other"));
+  write_file(path, "new");
+  CHECK(std::filesystem::hard_link_count(path) == 2);
+  CHECK(read_file(directory.path("other"), "file") == "new");
+}
+
+TEST_CASE("writing goes into a FIFO, which stays one", "[models][files]") {
+  const TemporaryDirectory directory;
+  const std::string path = directory.path("fifo");
+  REQUIRE(mkfifo(path.c_str(), 0600) == 0);
+  std::string read;
+  std::thread reader([&] { read = read_file(path, "FIFO"); });
+  write_file(path, "through");
+  reader.join();
+  CHECK(read == "through");
+  CHECK(std::filesystem::is_fifo(path));
+}
+
+TEST_CASE("a full device is an error that says so", "[models][files]") {
+  const TemporaryDirectory directory;
+  std::filesystem::create_symlink("/dev/full", directory.path("full"));  // never replaced
+  CHECK_THROWS_WITH(write_file(directory.path("full"), "text"),
+                    EndsWith(": cannot write: No space left on device"));
+  CHECK(std::filesystem::is_symlink(directory.path("full")));
+}
+
+TEST_CASE("outputs are no inputs, no folders and no other outputs", "[models][files]") {
+  const TemporaryDirectory directory;
+  const std::string in = directory.file("in", "text");
+  std::filesystem::create_symlink("in", directory.path("link"));
+  const auto check = [&](const std::string& a, const std::string& b) {
+    check_outputs({{"--layer", in}}, {{"--output", a}, {"--csv", b}});
+  };
+  const std::string out = directory.path("out"), other = directory.path("other");
+  CHECK_NOTHROW(check(out, other));
+  CHECK_NOTHROW(check(out, ""));
+  CHECK_NOTHROW(check("/dev/null", "/dev/null"));
+  CHECK_THROWS_WITH(check(in, ""), Contains("is the same file as that of --layer"));
+  CHECK_THROWS_WITH(check(out, directory.path("link")), Contains("--csv") && Contains("--layer"));
+  CHECK_THROWS_WITH(check(out, directory.path("./out")), Contains("as that of --output"));
+  CHECK_THROWS_WITH(check(directory.path(""), out), Contains("it is a folder"));
+  CHECK_THROWS_WITH(check(directory.path("absent/f"), ""), Contains("does not exist"));
+}
+
+TEST_CASE("an integer that no double holds exactly is the nearest number", "[models][config]") {
+  CHECK(number("9007199254740993") == 9007199254740992.0);
+  CHECK(number("9223372036854775807") == 9223372036854775808.0);
+  const ConfigFile file = document("x = [9007199254740993, 0.5]");
+  CHECK(file.root().numbers("x") == std::vector<double>{9007199254740992.0, 0.5});
+}
+
+TEST_CASE("texts have no control characters", "[models][config]") {
+  const ConfigFile file = document("x = \"a\\u001b[31m\"\ny = [\"a\\nb\"]");
+  CHECK_THROWS_WITH(file.root().text("x"), Contains("control characters"));
+  CHECK_THROWS_WITH(file.root().texts("y"), Contains("control characters"));
+}
+
+TEST_CASE("JSON is nested a limited number of times, and has each key once", "[models][json]") {
+  const auto nested = [](int depth) {
+    const auto count = static_cast<std::size_t>(depth);
+    return std::string(count, '[') + std::string(count, ']');
+  };
+  CHECK_NOTHROW(parse_json(nested(kDeepestJson), "f"));
+  CHECK_THROWS_WITH(parse_json(nested(kDeepestJson + 1), "f"), StartsWith("f: is nested more"));
+  CHECK_THROWS_WITH(parse_json(nested(200'000), "f"), StartsWith("f: is nested more than"));
+  CHECK_THROWS_WITH(parse_json(R"({"a": {"b": 1}, "a": 2})", "f"), Contains("the key a twice"));
+  CHECK_NOTHROW(parse_json(R"({"a": {"b": 1}, "b": [{"a": 2}]})", "f"));
+  CHECK_THROWS_AS(parse_json("{\"a\": 1e999}", "f"), InputError);
+  CHECK_THROWS_AS(parse_json("{} {}", "f"), InputError);
+}
+
+TEST_CASE("a message is one line that a terminal can show", "[models][errors]") {
+  CHECK(printable("a plain line, with \xc3\xa9 and \xe2\x82\xac") ==
+        "a plain line, with \xc3\xa9 and \xe2\x82\xac");
+  CHECK(printable("a\nb\r\tc\x1b[31m\x7f") == "a\\nb\\r\\tc\\x1b[31m\\x7f");
+  CHECK(printable("\xff\xc3(\xc2\x85\xed\xa0\x80") == "\\xff\\xc3(\\xc2\\x85\\xed\\xa0\\x80");
+  CHECK(printable(std::string("\0", 1)) == "\\x00");
+  const std::string shortened = printable(std::string(1'000'000, 'x'));
+  CHECK(shortened.size() < 2000);
+  CHECK_THAT(shortened, Contains("998200 bytes left out"));
 }
 
 TEST_CASE("a missing file and a directory cannot be read", "[models][files]") {
@@ -267,8 +377,9 @@ TEST_CASE("a missing file and a directory cannot be read", "[models][files]") {
   const std::string absent = directory.path("absent"), root = directory.path("");
   CHECK_THROWS_AS(read_file(absent, "layer file"), InputError);
   CHECK_THROWS_WITH(read_file(absent, "layer file"),
-                    Equals(absent + ": cannot read this layer file"));
-  CHECK_THROWS_WITH(read_file(root, "layer file"), Equals(root + ": cannot read this layer file"));
+                    Equals(absent + ": cannot read this layer file: No such file or directory"));
+  CHECK_THROWS_WITH(read_file(root, "layer file"),
+                    Equals(root + ": cannot read this layer file: Is a directory"));
 }
 
 }  // namespace pipemoe::files_test

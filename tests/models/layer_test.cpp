@@ -9,6 +9,7 @@
 #include "models/config.hpp"
 #include "models/error.hpp"
 #include "models/files.hpp"
+#include "models/limits.hpp"
 #include "tests/support/random_layers.hpp"
 
 namespace pipemoe::layer_test {
@@ -58,7 +59,8 @@ MoeLayer small_layer(Activation activation, Dtype dtype) {
 }
 
 std::int64_t random_degree(std::mt19937_64& random, const MoeLayer& layer) {
-  return std::uniform_int_distribution<std::int64_t>(1, layer.slots())(random);
+  return std::uniform_int_distribution<std::int64_t>(1,
+                                                     std::min(layer.slots(), kMostDegree))(random);
 }
 
 }  // namespace

@@ -1,0 +1,23 @@
+// The most that inputs may ask for. Each limit is far above any real use, and keeps the time and
+// the memory that one line of input costs bounded.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace pipemoe {
+
+/// Chunks of one pass. A graph has up to seven tasks for each chunk.
+inline constexpr std::int64_t kMostDegree = 4096;
+/// Layers of a study on all its clusters together.
+inline constexpr std::size_t kMostStudyPoints = 100'000;
+/// Layers of a validation on all its regimes together.
+inline constexpr std::size_t kMostValidationLayers = 1000;
+/// Time of one task, in seconds: 30 years. Sums of such times still tell microseconds apart.
+inline constexpr double kLongestTask = 1e9;
+/// Start-up time of a link or of a fit, in seconds.
+inline constexpr double kMostStartup = 1e3;
+/// Time for each byte of an emulated link, in seconds: a kilobyte a second.
+inline constexpr double kMostSecondsPerByte = 1e-3;
+
+}  // namespace pipemoe
