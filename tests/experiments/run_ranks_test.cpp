@@ -13,6 +13,7 @@
 #include "models/files.hpp"
 #include "models/timeline_io.hpp"
 #include "tests/support/launcher.hpp"
+#include "tests/support/random_runs.hpp"
 
 namespace run_ranks_tests {
 
@@ -56,6 +57,21 @@ TEST_CASE("run on two ranks shows both ranks' run once", "[program][ranks]") {
     CHECK(outcome.out.find(part) == outcome.out.rfind(part));
   }
   CHECK(own_lines(outcome.err).empty());
+}
+
+TEST_CASE("the program verifies random layers on several ranks", "[program][ranks][random]") {
+  const int ranks = GENERATE(2, 4);
+  for (std::uint64_t index = 0; index < test_runs(2); ++index) {
+    const RandomRun random = random_run(test_seed(), index, ranks);
+    Outcome outcome = launch(on_ranks(ranks, random.arguments()));
+    if (outcome.exit_code == 1) {
+      outcome = launch(on_ranks(ranks, random.with_other_numbers().arguments()));
+    }
+    CAPTURE(test_seed(), index, ranks, random.arguments(), outcome.err);
+    CHECK(outcome.exit_code == 0);
+    CHECK_THAT(outcome.out, Contains("verified against a float64 reference"));
+    CHECK(own_lines(outcome.err).empty());
+  }
 }
 
 TEST_CASE("run on several ranks is a timeline of all of them", "[program][ranks]") {
