@@ -38,7 +38,8 @@ class Command:
         os.mkdir(os.path.join(folder, "out"))
         shutil.copy(os.path.join(chaos.SOURCE, "experiments", "layers", "cpu-example.toml"), folder)
         chaos.write(folder, "tiny.toml", chaos.LAYER)
-        chaos.write(folder, "validation.toml", chaos.validation_text(3))
+        layers = chaos.validation_text(3).replace("num_experts = 2", "num_experts = 4")
+        chaos.write(folder, "validation.toml", layers)  # a multiple of the ranks
         return folder
 
     def line(self, ranks, iterations):
