@@ -246,6 +246,28 @@ TEST_CASE("a rank that stops is named once, and all others end", "[program][rank
   CHECK(results.is_empty());
 }
 
+TEST_CASE("a rank that stops before MPI starts does not keep the others", "[program][ranks]") {
+  // MPI_Init_thread waits for all ranks and has no limit of its own: the others once waited for
+  // ever.
+  const int victim = GENERATE(0, 1);
+  CAPTURE(victim);
+  const TemporaryDirectory results;
+  const std::string stopped = "-np 1 sh -c 'kill -STOP $$'";
+  const std::string other =
+      on_ranks(1, kRun + "--rank-timeout 1 --output " + results.path("t.json").string());
+  const Outcome outcome =
+      launch(victim == 0 ? stopped + " : " + other : other + " : " + stopped);  // it does end
+  CAPTURE(outcome.err);
+  CHECK(outcome.exit_code == 1);
+  const auto lines = own_lines(outcome.err);
+  REQUIRE(lines.size() == 1);
+  CHECK_THAT(lines[0], Contains("rank " + std::to_string(1 - victim) +
+                                ": the start of MPI did not "
+                                "end within 11 s") &&
+                           Contains("another rank has stopped"));
+  CHECK(results.is_empty());
+}
+
 TEST_CASE("chunks arrive while experts of the chunk before compute", "[program][ranks][overlap]") {
   // By the order of events alone, which no busy machine changes: a task begins when all that it
   // waits for has ended. The all-to-all of the next chunk waits for the one before, as the experts
