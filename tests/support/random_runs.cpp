@@ -3,10 +3,14 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cstdlib>
+#include <cstring>
 #include <initializer_list>
 #include <iterator>
 #include <vector>
+
+#include "models/error.hpp"
 
 namespace pipemoe::test {
 namespace {
@@ -72,7 +76,13 @@ Degrees draw_degrees(Draw& draw, const MoeLayer& layer, const std::string& sched
 std::optional<std::uint64_t> environment_number(const char* name) {
   const char* text = std::getenv(name);
   if (text == nullptr) return std::nullopt;
-  return std::strtoull(text, nullptr, 10);
+  std::uint64_t number = 0;
+  const char* end = text + std::strlen(text);
+  const auto [rest, error] = std::from_chars(text, end, number);
+  if (error != std::errc{} || rest != end || number == 0) {
+    throw InputError(fmt::format("{} is \"{}\", must be a number from 1 up", name, text));
+  }
+  return number;
 }
 
 }  // namespace
