@@ -69,7 +69,7 @@ TEST_CASE("exchanges that take equally long give links that a profile may have",
   // 1e+15.
   CalibrationPoints points = points_of_two_ranks();
   points.all_to_all[4] = {{100, 100}, {200, 100}};
-  points.queued_all_to_all[2] = ones();
+  points.queued_all_to_all[4] = ones();
   FourRanks four;
   const Cluster cluster = calibrated_profile(points, Dtype::Fp32, {}, four, {});
   CHECK(cluster.gpus_per_node == 4);
