@@ -17,6 +17,7 @@
 #include "models/cluster_io.hpp"
 #include "models/config.hpp"
 #include "models/error.hpp"
+#include "models/files.hpp"
 #include "models/json_reader.hpp"
 #include "models/limits.hpp"
 
@@ -232,7 +233,12 @@ std::string inert_axes(const Study& study, const Template& from) {
 }  // namespace
 
 Study read_study(const std::filesystem::path& file, const std::string& network) {
-  const ConfigFile document = ConfigFile::load(file, "study");
+  return parse_study(read_file(file, "study file"), file, network);
+}
+
+Study parse_study(std::string_view text, const std::filesystem::path& file,
+                  const std::string& network) {
+  const ConfigFile document = ConfigFile::parse(text, file.string(), "study");
   ConfigTable root = document.root();
   Study study;
   Template from;
@@ -456,6 +462,16 @@ std::filesystem::path journal_path(const std::filesystem::path& folder, const st
   return folder / (shard.empty() ? "points.jsonl" : "points." + shard + ".jsonl");
 }
 
+void add_points(const std::vector<JournalLine>& lines, const Study& study,
+                std::map<std::size_t, PointResult>& finished) {
+  for (const JournalLine& line : lines) {
+    PointResult result = point_from_json_line(line, study);
+    const std::size_t point = result.point;
+    if (finished.emplace(point, std::move(result)).second) continue;
+    throw InputError(fmt::format("{}: point {} is there twice", line.where, point));
+  }
+}
+
 std::map<std::size_t, PointResult> read_journals(const std::filesystem::path& folder,
                                                  const JournalHeader& header, const Study& study) {
   std::map<std::size_t, PointResult> finished;
@@ -463,12 +479,7 @@ std::map<std::size_t, PointResult> read_journals(const std::filesystem::path& fo
   for (const auto& entry : std::filesystem::directory_iterator(folder)) {
     const std::string name = entry.path().filename();
     if (!name.starts_with("points.") || !name.ends_with(".jsonl")) continue;
-    for (const JournalLine& line : read_journal(entry.path(), header)) {
-      PointResult result = point_from_json_line(line, study);
-      const std::size_t point = result.point;
-      if (finished.emplace(point, std::move(result)).second) continue;
-      throw InputError(fmt::format("{}: point {} is there twice", line.where, point));
-    }
+    add_points(read_journal(entry.path(), header), study, finished);
   }
   return finished;
 }

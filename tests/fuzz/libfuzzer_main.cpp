@@ -1,0 +1,105 @@
+// What libFuzzer calls: the one target of this program, its mutations, and counts at exit.
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#include "models/files.hpp"
+#include "tests/fuzz/mutators.hpp"
+#include "tests/fuzz/target.hpp"
+
+extern "C" std::size_t LLVMFuzzerMutate(std::uint8_t* data, std::size_t size, std::size_t most);
+
+namespace pipemoe::fuzz {
+namespace {
+
+struct Counts {
+  std::size_t executions = 0, accepted = 0;
+  double slowest_ms = 0;
+} counts;
+
+void print_counts() {
+  std::fprintf(stderr, "fuzz: executions %zu accepted %zu slowest_ms %.1f\n", counts.executions,
+               counts.accepted, counts.slowest_ms);
+}
+
+void run_and_count(std::string_view text) {
+  const auto start = std::chrono::steady_clock::now();
+  const bool accepted = targets().front().run(text);
+  const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - start;
+  ++counts.executions;
+  counts.accepted += accepted ? 1 : 0;
+  counts.slowest_ms = std::max(counts.slowest_ms, took.count());
+}
+
+void write_seeds(const std::filesystem::path& folder) {
+  std::filesystem::create_directories(folder);
+  int number = 0;
+  for (const std::string& seed : targets().front().seeds()) {
+    write_file(folder / fmt::format("seed-{}", number++), seed);
+  }
+}
+
+std::string_view text_of(const std::uint8_t* data, std::size_t size) {
+  return {reinterpret_cast<const char*>(data), size};
+}
+
+std::size_t put(const std::string& text, std::uint8_t* data, std::size_t most) {
+  const std::size_t size = std::min(text.size(), most);
+  std::memcpy(data, text.data(), size);
+  return size;
+}
+
+}  // namespace
+}  // namespace pipemoe::fuzz
+
+using namespace pipemoe::fuzz;
+
+extern "C" int LLVMFuzzerInitialize(int* count, char*** arguments) {
+  if (*count == 3 && std::strcmp((*arguments)[1], "--write-seeds") == 0) {
+    write_seeds((*arguments)[2]);
+    std::exit(0);
+  }
+  std::atexit(print_counts);
+  return 0;
+}
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  run_and_count(text_of(data, size));
+  return 0;
+}
+
+extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t* data, std::size_t size,
+                                               std::size_t most, unsigned int seed) {
+  const std::string text(text_of(data, size));
+  Random random(seed);
+  constexpr std::size_t kBytesInstead = 6;  // every so often
+  const Syntax syntax = targets().front().syntax;
+  if (syntax == Syntax::Bytes || random.below(kBytesInstead) == 0) {
+    return LLVMFuzzerMutate(data, size, most);
+  }
+  const std::string mutated =
+      syntax == Syntax::Toml ? mutate_toml(text, random) : mutate_json(text, random);
+  return mutated == text ? LLVMFuzzerMutate(data, size, most) : put(mutated, data, most);
+}
+
+extern "C" std::size_t LLVMFuzzerCustomCrossOver(const std::uint8_t* one, std::size_t one_size,
+                                                 const std::uint8_t* other, std::size_t other_size,
+                                                 std::uint8_t* out, std::size_t most,
+                                                 unsigned int seed) {
+  const std::string text(text_of(one, one_size)), from(text_of(other, other_size));
+  Random random(seed);
+  switch (targets().front().syntax) {
+    case Syntax::Toml:
+      return put(splice_toml(text, from, random), out, most);
+    case Syntax::Json:
+      return put(splice_json(text, from, random), out, most);
+    case Syntax::Bytes:
+      break;
+  }
+  return put(
+      text.substr(0, random.below(text.size() + 1)) + from.substr(random.below(from.size() + 1)),
+      out, most);
+}
