@@ -101,8 +101,10 @@ Link parse_link(const std::string& text) {
   const auto beta = parse_number(view.substr(comma + kBeta.size()));
   if (!alpha || !beta) throw fail();
   if (alpha->count() > kMostStartup || *beta > kMostSecondsPerByte) {
-    throw InputError(fmt::format("--link {}: alpha must be at most {:g} s, beta at most {:g}", text,
-                                 kMostStartup, kMostSecondsPerByte));
+    throw InputError(
+        fmt::format("--link {}: alpha must be at most {:g} s, beta at most {:g}: for example "
+                    "alpha=1ms,beta=1e-9",
+                    text, kMostStartup, kMostSecondsPerByte));
   }
   return {*alpha, {*beta}};
 }

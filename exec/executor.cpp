@@ -77,6 +77,7 @@ class CpuExecutor final : public LayerExecutor {
   std::unique_ptr<GraphRunner> prepare(const TaskGraph& graph) override {
     check_layer(layer_, options_, group_.size());
     check_graph(layer_, graph, group_.size());
+    kernels::check_blas_memory(/*threads=*/2);  // the computing one, and this one for results
     const auto block =
         std::make_shared<CpuMoeLayer>(layer_, data_, options_.data, group_, degrees_of(graph));
     prepared_last_ = block;

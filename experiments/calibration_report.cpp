@@ -18,9 +18,11 @@ template <class Work>
 void print_fit(const std::string& name, const Fit<Work>& fit, const char* unit) {
   const std::string range = range_text(fit.range, unit);
   if (const auto* line = fit.line()) {
-    fmt::print("  {:<42} {:>9.1f} us + n / {:>8.3f} G{}/s  r² {:.4f}  {}\n", name,
-               line->alpha.count() * 1e6, 1e-9 / line->beta.value, unit, fit.r_squared.value_or(0),
-               range);
+    const double beta = line->beta.value;
+    const std::string slope =
+        beta > 0 ? fmt::format("+ n / {:>8.3f} G{}/s", 1e-9 / beta, unit) : "at any size";
+    fmt::print("  {:<42} {:>9.1f} us {:<24} r² {:.4f}  {}\n", name, line->alpha.count() * 1e6,
+               slope, fit.r_squared.value_or(0), range);
     return;
   }
   const auto& points = std::get<TimeTable>(fit.model).points;

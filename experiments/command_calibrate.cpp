@@ -72,7 +72,7 @@ void run_on(exec::ProcessGroup& group, CalibrateCommand& options) {
     if (!options.measurements.empty()) write_file(options.measurements, to_csv(result.rows));
     if (!options.contention.empty()) write_file(options.contention, to_csv(result.contention));
     print_calibration(result);
-    fmt::print("written: {}\n", options.output);
+    fmt::print("written: {}\n", printable(options.output));
   }
   group.barrier();
 }

@@ -30,7 +30,7 @@ void import_profile(const ImportProfile& options) {
         "tables of contention and of queued exchanges became constants, their medians; a new "
         "calibration makes better ones\n");
   }
-  fmt::print("written: {}\n", options.output);
+  fmt::print("written: {}\n", printable(options.output));
 }
 
 }  // namespace

@@ -103,6 +103,29 @@ Deaths run_missing(const Study& study, const StudyOptions& options,
   return deaths;
 }
 
+std::vector<std::string> failures_of(const Deaths& deaths,
+                                     const std::map<std::size_t, PointResult>& results) {
+  std::vector<std::string> failures;
+  for (const auto& [index, how] : deaths) {
+    failures.push_back(
+        fmt::format("point {}: its worker was {} {} times; start the study again to retry it",
+                    index, how, kMostAttempts));
+  }
+  for (const auto& [index, result] : results) {
+    if (result.error.empty()) continue;
+    failures.push_back(fmt::format("point {}: {}", index, result.error));
+  }
+  return failures;
+}
+
+void print_first(const std::vector<std::string>& failures, const std::string& folder) {
+  constexpr std::size_t kMost = 10;
+  for (std::size_t i = 0; i < std::min(kMost, failures.size()); ++i) print_error(failures[i]);
+  if (failures.size() <= kMost) return;
+  print_error(fmt::format("{} more points failed; the journals in {} say why",
+                          failures.size() - kMost, folder));
+}
+
 void run(const StudyOptions& options) {
   const Shard shard = parse_shard(options.shard);
   if (!options.list && options.output.empty()) throw InputError("--output FOLDER is required");
@@ -119,17 +142,8 @@ void run(const StudyOptions& options) {
     deaths = run_missing(study, options, missing_points(study, shard, before), journal);
   }
   const auto results = read_journals(options.output, header, study);
-  std::size_t failed = deaths.size();
-  for (const auto& [index, how] : deaths) {
-    print_error(
-        fmt::format("point {}: its worker was {} {} times; start the study again to retry it",
-                    index, how, kMostAttempts));
-  }
-  for (const auto& [index, result] : results) {
-    if (result.error.empty()) continue;
-    print_error(fmt::format("point {}: {}", index, result.error));
-    ++failed;
-  }
+  const std::vector<std::string> failures = failures_of(deaths, results);
+  print_first(failures, options.output);
   if (results.size() + deaths.size() < study.points.size()) {
     fmt::print("{} of {} points done; the other shards write the tables when they end\n",
                results.size(), study.points.size());
@@ -137,9 +151,9 @@ void run(const StudyOptions& options) {
   }
   write_tables(study, results, options.output);
   fmt::print("{}", summary_text(study, summarise(study, results)));
-  if (failed > 0) {
-    throw RunError(fmt::format("{} of {} points failed; the tables hold the others", failed,
-                               study.points.size()));
+  if (!failures.empty()) {
+    throw RunError(fmt::format("{} of {} points failed; the tables hold the others",
+                               failures.size(), study.points.size()));
   }
 }
 
@@ -152,7 +166,7 @@ void add_study_command(CLI::App& app) {
       "Example:\n  pipemoe study experiments/study174/study.toml --network fitted "
       "--output build/results/study174\nKilled, it goes on where it was when started again. "
       "In a job array:\n  pipemoe study FILE --output FOLDER --shard $SLURM_ARRAY_TASK_ID/8");
-  command->add_option("FILE", options->file, "The study (TOML)")->required();
+  command->add_option("file", options->file, "The study (TOML)")->type_name("FILE")->required();
   command->add_option("--network", options->network, "fitted, links, node or gpu [the file's]");
   command->add_option("--output", options->output, "Folder for journal and tables")
       ->type_name("FOLDER");

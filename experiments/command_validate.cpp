@@ -38,6 +38,7 @@ constexpr int kRounds = 10;
 /// Iterations of a turn for each of which spans are taken, where that takes an iteration of its
 /// own.
 constexpr int kSpansEvery = 3;
+constexpr const char* kJournal = "points.jsonl";
 
 struct ValidateOptions {
   std::string file;
@@ -86,6 +87,9 @@ class Run {
  private:
   void load_finished();
   Cluster profile_of(const Regime& regime);
+  void check_has_profile(const Regime& regime, const fs::path& path, bool has) const;
+  void check_predicted_alike(const ValidationPoint& finished,
+                             const ValidationPoint& predicted) const;
   ValidationPoint predict(const Regime& regime, const MoeLayer& layer, const Cluster& cluster,
                           Degrees degrees) const;
   std::vector<ValidationPoint> predict(const Regime& regime, const MoeLayer& layer,
@@ -98,6 +102,9 @@ class Run {
   void write_results() const;
   bool speaks() const { return group_.rank() == 0; }
   std::string header() const;
+  fs::path profile_path(const std::string& regime) const {
+    return output_ / ("profile-" + regime + ".toml");
+  }
 
   exec::ProcessGroup& group_;
   const Validation& validation_;
@@ -121,7 +128,7 @@ void Run::load_finished() {
   std::string lines, problem;
   if (speaks()) {
     try {
-      journal_.emplace(output_ / "points.jsonl", JournalHeader(header(), other_commit_));
+      journal_.emplace(output_ / kJournal, JournalHeader(header(), other_commit_));
       for (const auto& point : validation_points_from(journal_->lines(), validation_)) {
         lines += to_json_line(point) + "\n";
       }
@@ -141,9 +148,13 @@ void Run::load_finished() {
 
 // The profile in the results folder, or a new calibration.
 Cluster Run::profile_of(const Regime& regime) {
-  const fs::path path = output_ / ("profile-" + regime.name + ".toml");
+  const fs::path path = profile_path(regime.name);
   const bool known = speaks() && fs::exists(path);
   std::string text = from_rank_0(group_, known ? read_file(path, "cluster profile") : "");
+  agree(group_, [&] {
+    check_has_profile(regime, path, !text.empty());
+    return std::string("null");
+  });
   if (text.empty()) {
     Progress progress("calibrating " + regime.name);
     exec::CalibrateOptions options;
@@ -163,7 +174,35 @@ Cluster Run::profile_of(const Regime& regime) {
     }
     text = from_rank_0(group_, to_toml(calibration.cluster));
   }
-  return read_cluster(ConfigFile::parse(text, path.string(), "cluster"));
+  Cluster cluster;
+  agree(group_, [&] {
+    cluster = read_cluster(ConfigFile::parse(text, path.string(), "cluster"));
+    if (cluster.name == regime.name) return std::string("null");
+    throw InputError(fmt::format("{}: is the profile {}, must be that of the regime {}",
+                                 path.string(), cluster.name, regime.name));
+  });
+  return cluster;
+}
+
+// A new calibration would predict otherwise than the points that there are.
+void Run::check_has_profile(const Regime& regime, const fs::path& path, bool has) const {
+  for (const ValidationPoint& point : finished_) {
+    if (has || point.regime != regime.name) continue;
+    throw InputError(fmt::format(
+        "{}: is missing, and {} has points predicted from it: bring it back, or choose another "
+        "--output",
+        path.string(), (output_ / kJournal).string()));
+  }
+}
+
+void Run::check_predicted_alike(const ValidationPoint& finished,
+                                const ValidationPoint& predicted) const {
+  if (!same_place(finished, predicted) || same_prediction(finished, predicted)) return;
+  throw InputError(fmt::format(
+      "{}: {} {} at {} was not predicted from {}: bring the profile of then back, or choose "
+      "another --output",
+      (output_ / kJournal).string(), predicted.regime, predicted.layer,
+      to_string(predicted.degrees), profile_path(predicted.regime).string()));
 }
 
 ValidationPoint Run::predict(const Regime& regime, const MoeLayer& layer, const Cluster& cluster,
@@ -254,11 +293,15 @@ void Run::measure(const Regime& regime, const Cluster& cluster) {
   std::size_t done = 0;
   for (const MoeLayer& layer : regime.layers) {
     std::vector<ValidationPoint> missing = predict(regime, layer, cluster);
+    agree(group_, [&] {
+      for (const ValidationPoint& point : missing) {
+        for (const ValidationPoint& one : finished_) check_predicted_alike(one, point);
+      }
+      return std::string("null");
+    });
     std::erase_if(missing, [&](const ValidationPoint& point) {
-      return std::any_of(finished_.begin(), finished_.end(), [&](const ValidationPoint& one) {
-        return one.regime == point.regime && one.layer == point.layer &&
-               one.degrees == point.degrees;
-      });
+      return std::any_of(finished_.begin(), finished_.end(),
+                         [&](const ValidationPoint& one) { return same_place(one, point); });
     });
     if (!missing.empty()) measure_layer(regime, layer, cluster, missing);
     if (speaks()) progress.update(++done, regime.layers.size());
@@ -272,7 +315,7 @@ void Run::write_results() const {
   from.versions = versions_;
   write_file(output_ / "points.csv", to_csv(finished_));
   write_file(output_ / "summary.json", to_json(summary, from));
-  fmt::print("{}written: {}\n", to_text(summary), output_.string());
+  fmt::print("{}written: {}\n", to_text(summary), printable(output_.string()));
 }
 
 void Run::run() {

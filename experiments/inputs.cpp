@@ -22,6 +22,9 @@ struct Overrides {
 Overrides parse_sets(const std::vector<std::string>& sets) {
   Overrides overrides;
   for (const std::string& set : sets) {
+    if (!is_printable(set)) {
+      throw InputError(fmt::format("--set {}: must be UTF-8 without control characters", set));
+    }
     const auto equals = set.find('=');
     const auto takes = [&](const std::string& prefix) {
       return equals != std::string::npos && equals > prefix.size() && set.starts_with(prefix);

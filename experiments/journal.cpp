@@ -23,6 +23,14 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+// Of a device or a FIFO nothing would come back.
+void check_is_regular(const std::filesystem::path& path) {
+  std::error_code error;
+  const auto status = std::filesystem::status(path, error);
+  if (!std::filesystem::exists(status) || std::filesystem::is_regular_file(status)) return;
+  throw InputError(fmt::format("{}: a journal must be a regular file", path.string()));
+}
+
 void check_header(const std::string& line, const std::filesystem::path& path,
                   const JournalHeader& header) {
   if (line == header.text) return;
@@ -43,8 +51,7 @@ void check_header(const std::string& line, const std::filesystem::path& path,
   if (header.other == OtherCommit::Accept) return;
   throw InputError(
       fmt::format("{}: was made by another commit, {}, and this is {}: choose another --output, or "
-                  "give --force "
-                  "to continue it",
+                  "give --force to continue it",
                   path.string(), commit, kCommit));
 }
 
@@ -60,6 +67,11 @@ JournalHeader::JournalHeader(const std::string& work, OtherCommit other_commit)
 Journal::Journal(std::filesystem::path path, const JournalHeader& header) : path_(std::move(path)) {
   std::error_code error;
   std::filesystem::create_directories(path_.parent_path(), error);
+  if (error) {
+    throw InputError(
+        fmt::format("{}: cannot be a folder: {}", path_.parent_path().string(), error.message()));
+  }
+  check_is_regular(path_);
   file_ = open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
   if (file_ < 0) {
     throw InputError(fmt::format("{}: cannot write: {}", path_.string(), std::strerror(errno)));
@@ -129,6 +141,7 @@ std::vector<JournalLine> read_journal(const std::filesystem::path& path,
                                       const JournalHeader& header) {
   std::error_code error;
   if (!std::filesystem::exists(path, error)) return {};
+  check_is_regular(path);
   return journal_lines(read_file(path, "journal"), path, header);
 }
 

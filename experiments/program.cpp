@@ -33,6 +33,18 @@ void open_standard_streams() {
   }
 }
 
+// An empty name is an unset variable of a script, and not an option that was not given.
+void refuse_empty_names(CLI::App& app) {
+  const CLI::Validator not_empty(
+      [](std::string& name) { return name.empty() ? "must not be empty" : ""; }, "");
+  for (CLI::App* command : app.get_subcommands({})) {
+    for (CLI::Option* option : command->get_options()) {
+      const std::string type = option->get_type_name();
+      if (type == "FILE" || type == "FOLDER") option->check(not_empty);
+    }
+  }
+}
+
 int parse_and_run(int argc, char** argv) {
   CLI::App app{"Pipelined Mixture-of-Experts layers: planned, simulated and measured."};
   app.name("pipemoe");
@@ -47,6 +59,7 @@ int parse_and_run(int argc, char** argv) {
   add_compare_command(app);
   add_study_command(app);
   add_import_command(app);
+  refuse_empty_names(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& help) {  // --help and --version
@@ -68,7 +81,7 @@ int run(int argc, char** argv) {
   std::signal(SIGXFSZ, SIG_IGN);  // a file that grows too large is an error of its writer
   try {
     const int code = parse_and_run(argc, argv);
-    if (std::fflush(stdout) == 0) return code;
+    if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return code;
     return fail(1,
                 (std::string("cannot write to standard output: ") + std::strerror(errno)).c_str());
   } catch (const std::bad_alloc&) {

@@ -24,8 +24,7 @@ void on_ranks(const RankOptions& options, const std::function<void(exec::Process
 
 /// Whether every rank could read its input and got the same: `read` returns all that was asked for
 /// as JSON text. Throws what is wrong on one rank (an InputError that names the rank, where only
-/// some fail) and SilentExit on the others. Collective, and the first thing
-/// that ranks do together.
+/// some fail) and SilentExit on the others. Collective.
 void agree(exec::ProcessGroup& group, const std::function<std::string()>& read);
 
 }  // namespace pipemoe::program

@@ -132,7 +132,7 @@ using Json = nlohmann::ordered_json;
 
 // Each time and share with its column's name, for reading and writing alike.
 template <class Point, class Visit>
-void for_each_value(Point& point, Visit visit) {
+void for_each_prediction(Point& point, Visit visit) {
   visit("predicted_forward_s", point.predicted_forward);
   visit("predicted_makespan_s", point.predicted_makespan);
   visit("closed_form_makespan_s", point.closed_form_makespan);
@@ -143,6 +143,10 @@ void for_each_value(Point& point, Visit visit) {
   visit("limit_s", point.limit);
   visit("chosen", point.chosen);
   visit("closed_form_chosen", point.closed_form_chosen);
+}
+template <class Point, class Visit>
+void for_each_value(Point& point, Visit visit) {
+  for_each_prediction(point, visit);
   visit("measured_forward_s", point.measured_forward);
   visit("measured_makespan_s", point.measured_makespan);
   visit("measured_min_s", point.measured_least);
@@ -155,6 +159,21 @@ double number(double share) { return share; }
 double number(bool is) { return is ? 1 : 0; }
 
 }  // namespace
+
+bool same_place(const ValidationPoint& a, const ValidationPoint& b) {
+  return a.regime == b.regime && a.layer == b.layer && a.degrees == b.degrees;
+}
+
+bool same_prediction(const ValidationPoint& a, const ValidationPoint& b) {
+  constexpr double kRounding = 1e-6;
+  std::vector<double> of_a, of_b;
+  for_each_prediction(a, [&](const char*, const auto& value) { of_a.push_back(number(value)); });
+  for_each_prediction(b, [&](const char*, const auto& value) { of_b.push_back(number(value)); });
+  return same_place(a, b) &&
+         std::equal(of_a.begin(), of_a.end(), of_b.begin(), [](double one, double other) {
+           return std::abs(one - other) <= kRounding * one;
+         });
+}
 
 std::string to_json_line(const ValidationPoint& point) {
   Json json{{"regime", point.regime}, {"layer", point.layer}, {"degree", to_string(point.degrees)}};
@@ -235,8 +254,7 @@ std::vector<ValidationPoint> validation_points_from(const std::vector<JournalLin
     points.push_back(validation_point_from(line, validation));
     const ValidationPoint& last = points.back();
     for (std::size_t i = 0; i + 1 < points.size(); ++i) {
-      if (points[i].regime != last.regime || points[i].layer != last.layer) continue;
-      if (points[i].degrees != last.degrees) continue;
+      if (!same_place(points[i], last)) continue;
       throw InputError(fmt::format("{}: {} {} at {} is there twice", line.where, last.regime,
                                    last.layer, to_string(last.degrees)));
     }

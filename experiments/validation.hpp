@@ -71,6 +71,11 @@ struct ValidationPoint {
   bool operator==(const ValidationPoint&) const = default;
 };
 
+/// Whether both are of one layer at one pair of degrees in one regime.
+bool same_place(const ValidationPoint& a, const ValidationPoint& b);
+/// Whether also the same was predicted, but for rounding.
+bool same_prediction(const ValidationPoint& a, const ValidationPoint& b);
+
 std::string to_json_line(const ValidationPoint& point);
 /// Throws InputError "<where>: ..." for anything that is no point of the validation.
 ValidationPoint validation_point_from(const JournalLine& line, const Validation& validation);

@@ -2,6 +2,7 @@
 
 #include <cblas.h>
 #include <fmt/core.h>
+#include <sys/mman.h>
 
 #include <limits>
 
@@ -47,6 +48,18 @@ void gemm(const Gemm& shape, std::span<const float> a, std::span<const float> b,
               a.data(), shape.transpose_a == Transpose::Yes ? m : k, b.data(),
               shape.transpose_b == Transpose::Yes ? k : n, shape.accumulate ? 1.0f : 0.0f, c.data(),
               n);
+}
+
+void check_blas_memory(int threads) {
+  constexpr std::size_t kBuffer = std::size_t{128} << 20;  // of the builds for x86-64 and arm64
+  const std::size_t size = kBuffer * static_cast<std::size_t>(threads);
+  void* buffers = mmap(nullptr, size, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (buffers == MAP_FAILED) {
+    throw RunError(fmt::format(
+        "OpenBLAS needs {} MiB of address space for its buffers (see ulimit -v)", size >> 20));
+  }
+  munmap(buffers, size);
 }
 
 std::string blas_version() { return openblas_get_config(); }

@@ -49,6 +49,10 @@ struct Gemm {
 void gemm(const Gemm& shape, std::span<const float> a, std::span<const float> b,
           std::span<float> c);
 
+/// Throws RunError unless OpenBLAS can get its buffers for `threads` threads that call gemm.
+/// Without them it tries again for ever. To be called before the first product.
+void check_blas_memory(int threads);
+
 /// OpenBLAS' version, and the kernels that it chose for this processor.
 std::string blas_version();
 

@@ -11,6 +11,7 @@
 #include "models/config.hpp"
 #include "models/error.hpp"
 #include "models/layer.hpp"
+#include "models/limits.hpp"
 
 namespace pipemoe {
 namespace {
@@ -22,8 +23,6 @@ enum class Version { One, Two };
 
 constexpr std::int64_t kMaxNodes = 65536;
 constexpr std::int64_t kMaxGpusPerNode = 1024;
-constexpr double kMaxBandwidth = 1e15;
-constexpr double kMaxStartup = 1e3;
 constexpr NumberRange kFactor{1, 1e3};
 
 // alpha_s and beta_s_per_<unit>, or a table: <unit>s = [...] and seconds = [...].
@@ -33,8 +32,8 @@ std::variant<AlphaBeta<Work>, TimeTable> read_model(ConfigTable& table) {
   const std::string beta = "beta_s_per_" + unit, amounts_key = unit + "s";
   const bool is_table = table.has(amounts_key) || table.has("seconds");
   if (!is_table) {
-    return AlphaBeta<Work>{Seconds{table.number("alpha_s", {0, kMaxStartup})},
-                           {table.number(beta, kNotNegative)}};
+    return AlphaBeta<Work>{Seconds{table.number("alpha_s", {0, kMostStartup})},
+                           {table.number(beta, {0, kMostSlope})}};
   }
   if (table.has("alpha_s") || table.has(beta)) {
     table.fail("alpha_s", fmt::format("and {} exclude each other", amounts_key));
@@ -131,7 +130,7 @@ void read_experts(ConfigTable& fits, Version version, Cluster& cluster) {
 
 CollectiveFit read_collective(ConfigTable table) {
   constexpr const char* kSaving = "queued_saving_s";
-  const Seconds saving{table.has(kSaving) ? table.number(kSaving, {0, kMaxStartup}) : 0};
+  const Seconds saving{table.has(kSaving) ? table.number(kSaving, {0, kMostStartup}) : 0};
   return {read_fit<Bytes>(std::move(table)), saving};
 }
 
@@ -169,6 +168,11 @@ FactorTable read_factors(ConfigTable& table, const std::string& key) {
   if (found.factors.empty() || found.bytes.size() != found.factors.size()) {
     table.fail(key, fmt::format("holds {} numbers, must hold {} as {} does", found.factors.size(),
                                 found.bytes.size(), bytes_key));
+  }
+  for (const double amount : found.bytes) {
+    if (!(amount >= 0 && amount <= kMostAmount)) {
+      table.fail(bytes_key, fmt::format("holds {}, must hold 0..{:g}", amount, kMostAmount));
+    }
   }
   for (const double factor : found.factors) {
     if (!(factor >= kFactor.from && factor <= kFactor.to)) {
@@ -280,8 +284,8 @@ void read_not_modelled(ConfigTable& root, Cluster& cluster) {
 }
 
 LinkPhysics read_link(ConfigTable& table, const std::string& bandwidth_key) {
-  return {{table.number(bandwidth_key, {0, kMaxBandwidth, true})},
-          table.number("efficiency", {0, 1, true})};
+  return {{table.number(bandwidth_key, {kLeastBandwidth, kMostBandwidth})},
+          table.number("efficiency", {kLeastEfficiency, 1})};
 }
 
 void read_network(ConfigTable table, Cluster& cluster) {
@@ -325,10 +329,26 @@ void read_contention(ConfigTable& root, Cluster& cluster) {
   table.finish();
 }
 
+// The conditions that the program itself uses. Returns whether the key is one of them.
+bool read_known_condition(ConfigTable& table, const std::string& key, Cluster& cluster) {
+  if (key == "equal_degrees") {
+    cluster.conditions[key] = table.boolean(key);
+  } else if (key == "degree_tolerance" || key == "unequal_degrees_gain") {
+    cluster.conditions[key] = table.number(key, {0, 1});
+  } else if (key == "exchange_ctas") {
+    constexpr std::int64_t kMostCtas = 64;
+    cluster.conditions[key] = table.integer(key, 1, kMostCtas);
+  } else {
+    return false;
+  }
+  return true;
+}
+
 void read_conditions(ConfigTable& root, Cluster& cluster) {
   if (!root.has("conditions")) return;
   ConfigTable table = root.table("conditions");
   for (const std::string& key : table.keys()) {
+    if (read_known_condition(table, key, cluster)) continue;
     if (table.is_text(key)) {
       cluster.conditions[key] = table.text(key);
     } else if (table.is_boolean(key)) {
@@ -346,15 +366,9 @@ void read_conditions(ConfigTable& root, Cluster& cluster) {
 
 // Version 1 had these beside the machine.
 void read_conditions_of_version_1(ConfigTable& root, Cluster& cluster) {
-  if (root.has("equal_degrees")) {
-    cluster.conditions["equal_degrees"] = root.boolean("equal_degrees");
-  }
-  for (const char* key : {"degree_tolerance", "unequal_degrees_gain"}) {
-    if (root.has(key)) cluster.conditions[key] = root.number(key, {.from = 0, .to = 1});
-  }
-  if (root.has("exchange_ctas")) {
-    constexpr std::int64_t kMostCtas = 64;
-    cluster.conditions["exchange_ctas"] = root.integer("exchange_ctas", 1, kMostCtas);
+  for (const char* key :
+       {"equal_degrees", "degree_tolerance", "unequal_degrees_gain", "exchange_ctas"}) {
+    if (root.has(key)) read_known_condition(root, key, cluster);
   }
 }
 

@@ -160,7 +160,10 @@ bool ConfigTable::is_integer(const std::string& key) const {
 
 std::vector<std::string> ConfigTable::keys() const {
   std::vector<std::string> names;
-  for (const auto& [key, value] : *table_) names.emplace_back(key.str());
+  for (const auto& [key, value] : *table_) {
+    names.emplace_back(key.str());
+    if (!is_printable(names.back())) fail(names.back(), "must have no control characters");
+  }
   return names;
 }
 
@@ -189,7 +192,7 @@ std::string ConfigTable::text(const std::string& key) {
   const toml::node& found = node(key);
   const auto* value = found.as_string();
   if (value == nullptr) fail(key, fmt::format("is {}, must be text", shown(found)));
-  if (has_control_characters(value->get())) fail(key, "must have no control characters");
+  if (!is_printable(value->get())) fail(key, "must have no control characters");
   return value->get();
 }
 
@@ -200,7 +203,7 @@ std::vector<std::string> ConfigTable::texts(const std::string& key) {
   for (const toml::node& item : *list) {
     const auto* value = item.as_string();
     if (value == nullptr) fail(key, fmt::format("holds {}, must hold texts", shown(item)));
-    if (has_control_characters(value->get())) {
+    if (!is_printable(value->get())) {
       fail(key, "holds a text with control characters, must have none");
     }
     values.push_back(value->get());

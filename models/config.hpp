@@ -29,8 +29,6 @@ struct NumberRange {
   double to = std::numeric_limits<double>::infinity();
   bool above = false;
 };
-inline constexpr NumberRange kNotNegative{};
-inline constexpr NumberRange kPositive{.above = true};
 
 class ConfigTable;
 

@@ -2,19 +2,17 @@
 
 #include <fmt/core.h>
 
-#include <algorithm>
-
 namespace pipemoe {
 namespace {
 
 bool is_control(unsigned char byte) { return byte < 0x20 || byte == 0x7f; }
 
-// The number of bytes of the UTF-8 character at the start of `text`; 0: there is none. The
-// controls U+0080 to U+009F count as none.
-std::size_t utf8_length(std::string_view text) {
+// The number of bytes of the UTF-8 character at the start of `text`; 0 if there is none or a
+// control character, of which U+0080 to U+009F are some.
+std::size_t printable_length(std::string_view text) {
   const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
   const unsigned char first = byte(0);
-  if (first < 0x80) return 1;
+  if (first < 0x80) return is_control(first) ? 0 : 1;
   const std::size_t length = first >= 0xf5   ? 0
                              : first >= 0xf0 ? 4
                              : first >= 0xe0 ? 3
@@ -47,9 +45,13 @@ std::string escaped(char c) {
 
 }  // namespace
 
-bool has_control_characters(const std::string& text) {
-  return std::any_of(text.begin(), text.end(),
-                     [](char c) { return is_control(static_cast<unsigned char>(c)); });
+bool is_printable(std::string_view text) {
+  while (!text.empty()) {
+    const std::size_t length = printable_length(text);
+    if (length == 0) return false;
+    text.remove_prefix(length);
+  }
+  return true;
 }
 
 std::string printable(const std::string& text) {
@@ -62,8 +64,8 @@ std::string printable(const std::string& text) {
   }
   std::string line;
   for (std::size_t i = 0; i < text.size();) {
-    const std::size_t length = utf8_length(std::string_view(text).substr(i));
-    if (length == 0 || is_control(static_cast<unsigned char>(text[i]))) {
+    const std::size_t length = printable_length(std::string_view(text).substr(i));
+    if (length == 0) {
       line += escaped(text[i++]);
       continue;
     }

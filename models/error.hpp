@@ -4,6 +4,7 @@
 
 #include <stdexcept>
 #include <string>
+#include <string_view>
 
 namespace pipemoe {
 
@@ -35,8 +36,8 @@ class DeviceError : public RunError {
       : RunError(what + " (" + at.file + ":" + std::to_string(at.line) + ")") {}
 };
 
-/// Whether the text has a byte that would move a terminal's cursor or end a line.
-bool has_control_characters(const std::string& text);
+/// Whether the text is one line that a terminal can show: UTF-8 without control characters.
+bool is_printable(std::string_view text);
 /// The text as one line that a terminal can show: control characters and bytes that are no UTF-8
 /// become escapes such as \n or \x1b, and of a very long text the middle is left out.
 std::string printable(const std::string& text);

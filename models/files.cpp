@@ -41,6 +41,7 @@ File open_file(const fs::path& path, int flags, mode_t mode = 0) {
   return File(::open(path.c_str(), flags | O_CLOEXEC | O_NOCTTY, mode));
 }
 
+// Of what the path leads to; empty if it leads to nothing, and then errno says why.
 std::optional<struct stat> status_of(const fs::path& path) {
   struct stat status {};
   if (::stat(path.c_str(), &status) != 0) return std::nullopt;
@@ -193,6 +194,7 @@ std::string read_file(const std::filesystem::path& path, const std::string& what
 void write_file(const std::filesystem::path& path, std::string_view text) {
   const fs::path target = without_links(path);
   const auto before = status_of(target);
+  if (!before && errno != ENOENT) fail(path, errno);
   if (before && S_ISDIR(before->st_mode)) fail(path, EISDIR);
   if (before && (!is_regular(*before) || before->st_nlink > 1)) {
     write_in_place(path, target, is_regular(*before), text);
@@ -221,10 +223,12 @@ void check_can_be_file(const NamedFile& output) {
   };
   const fs::path target = without_links(output.path);
   const auto status = status_of(target);
+  if (!status && errno != ENOENT) refuse(std::strerror(errno));
   if (status && S_ISDIR(status->st_mode)) refuse("it is a folder");
   const auto folder = status_of(folder_of(target));
-  if (!folder) refuse("the folder does not exist");
-  if (!S_ISDIR(folder->st_mode)) refuse("its folder is no folder");
+  if (!folder) refuse(errno == ENOENT ? "the folder does not exist" : std::strerror(errno));
+  const fs::path& written = status ? target : folder_of(target);
+  if (::access(written.c_str(), W_OK) != 0) refuse(std::strerror(errno));
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "models/error.hpp"
+#include "models/limits.hpp"
 
 namespace pipemoe {
 
@@ -24,8 +25,10 @@ void check_table(const TimeTable& table, const std::string& where) {
   if (points.size() < 2) throw InputError(where + " needs at least 2 points");
   for (std::size_t i = 0; i < points.size(); ++i) {
     const auto [amount, time] = points[i];
-    if (!std::isfinite(amount) || amount < 0 || !std::isfinite(time.count()) || time.count() < 0) {
-      throw InputError(fmt::format("{} point {} is not finite and >= 0", where, i));
+    if (!(amount >= 0 && amount <= kMostAmount && time.count() >= 0 &&
+          time.count() <= kLongestTask)) {
+      throw InputError(fmt::format("{} point {} must be of an amount 0..{:g} and take 0..{:g} s",
+                                   where, i, kMostAmount, kLongestTask));
     }
     if (i == 0) continue;
     if (amount <= points[i - 1].first) {

@@ -62,7 +62,7 @@ class JsonObject {
     const Json& value = member(key);
     if (!value.is_string()) fail(key, "must be text");
     std::string text = value.get<std::string>();
-    if (has_control_characters(text)) fail(key, "must have no control characters");
+    if (!is_printable(text)) fail(key, "must have no control characters");
     return text;
   }
   bool boolean(const char* key) {

@@ -19,5 +19,12 @@ inline constexpr double kLongestTask = 1e9;
 inline constexpr double kMostStartup = 1e3;
 /// Time for each byte of an emulated link, in seconds: a kilobyte a second.
 inline constexpr double kMostSecondsPerByte = 1e-3;
+/// Time for each byte or flop of a fit, in seconds.
+inline constexpr double kMostSlope = 1e3;
+/// Bandwidth of a link in bytes a second, and the share of it that payload gets.
+inline constexpr double kLeastBandwidth = 1, kMostBandwidth = 1e15;
+inline constexpr double kLeastEfficiency = 1e-3;
+/// Bytes or flops of a point of a fitted table.
+inline constexpr double kMostAmount = 1e18;
 
 }  // namespace pipemoe

@@ -310,7 +310,17 @@ TEST_CASE("an output that cannot be written is refused and leaves nothing", "[pr
   const TemporaryDirectory directory;
   const std::string folder = directory.path("");
   check_refused("simulate --trace " + folder + " " + kInputs, {folder});
+  check_refused("simulate --trace '' " + kInputs, {"--trace: must not be empty"});
   CHECK(directory.is_empty());
+}
+
+TEST_CASE("a full standard output is an error", "[program][errors]") {
+  for (const std::string& arguments : {std::string("--version"), "plan " + kInputs}) {
+    const Outcome outcome =
+        run_program("sh", "-c '" PIPEMOE_PROGRAM " " + arguments + " >/dev/full'");
+    CHECK(outcome.exit_code == 1);
+    CHECK_THAT(outcome.err, Catch::Contains("cannot write to standard output"));
+  }
 }
 
 TEST_CASE("a profile of version 1 is refused with the command that converts it",
@@ -360,6 +370,7 @@ TEST_CASE("values that cannot be used are refused, with key, value and range",
   refused("cluster.fits.all_to_all.64.beta_s_per_byte=inf", {"beta_s_per_byte is inf"});
   refused("cluster.not_modelled=[]", {"no activation fit, which not_modelled does not list"});
   refused("model_dim=3", {"must be layer.KEY=VALUE or cluster.KEY=VALUE"});
+  refused("layer.name=$(printf 'a\\377b')", {"layer.name=a\\xffb: must be UTF-8"});
 }
 
 TEST_CASE("options that cannot be used are refused", "[program][errors]") {

@@ -1,4 +1,6 @@
 // Sweeps: which points, resumption after a kill, shards, failing points, and what is made of them.
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <catch2/catch.hpp>
 #include <csignal>
@@ -185,6 +187,8 @@ TEST_CASE("a point that fails is recorded with its reason and stops no other", "
   CHECK(outcome.exit_code == 1);
   CHECK_THAT(outcome.err, Catch::Contains("24 of 48 points failed"));
   CHECK_THAT(outcome.err, Catch::Contains("no gemm fit for bf16"));
+  CHECK_THAT(outcome.err, Catch::Contains("14 more points failed"));
+  CHECK(std::count(outcome.err.begin(), outcome.err.end(), '\n') == 10 + 2);
   const std::string points = read_file(folder + "/points.csv", "table");
   CHECK(std::count(points.begin(), points.end(), '\n') == 1 + 48);
   CHECK_THAT(outcome.out, Catch::Contains("rtx2080ti-100gib-64: 12 layers, 12 FAILED"));
@@ -225,6 +229,10 @@ TEST_CASE("bad studies are refused in one line", "[study][errors]") {
   refused("subject = \"pipemoe\"", "subject = \"magic\"", "subject is magic");
   const std::string study = small_study(directory);
   CHECK(run("study " + study + " --output /proc/nowhere").exit_code == 2);
+  REQUIRE(mkfifo(directory.path("points.jsonl").c_str(), 0600) == 0);
+  const Outcome fifo = run("study " + study + " --output " + directory.path("").string());
+  CHECK(fifo.exit_code == 2);
+  CHECK_THAT(fifo.err, Catch::Contains("a journal must be a regular file"));
   CHECK(run("study " + study + " --output " + directory.path("o").string() + " --shard 3/3")
             .exit_code == 2);
   CHECK(run("study " + study).exit_code == 2);

@@ -105,4 +105,35 @@ TEST_CASE("validate goes on where it was, and not with another configuration",
   CHECK(read_file(journal, "journal") == after);
 }
 
+TEST_CASE("points are continued only with the profile that predicted them",
+          "[program][validate][errors]") {
+  const TemporaryDirectory folder;
+  REQUIRE(run_validate(folder, validation("")).exit_code == 0);
+  const auto journal = folder.path("out") / "points.jsonl";
+  const auto profile = folder.path("out") / "profile-slow.toml";
+  const std::string points = read_file(journal, "journal"), good = read_file(profile, "profile");
+  const auto refused = [&](const std::string& part) {
+    const Outcome outcome = run_validate(folder, validation(""));
+    INFO(outcome.err);
+    CHECK(outcome.exit_code == 2);
+    CHECK(std::count(outcome.err.begin(), outcome.err.end(), '\n') == 1);
+    CHECK_THAT(outcome.err, Contains(part));
+  };
+  std::filesystem::remove(profile);
+  refused("profile-slow.toml: is missing");
+  std::string other = good;
+  other.replace(other.find("name = \"slow\""), 13, "name = \"fast\"");
+  write_file(profile, other);
+  refused("is the profile fast, must be that of the regime slow");
+  const auto alpha = good.find("alpha_s = ");
+  write_file(profile,
+             good.substr(0, alpha) + "alpha_s = 0.5" + good.substr(good.find('\n', alpha)));
+  refused("slow one at 1 was not predicted from");
+  write_file(profile, good);
+  CHECK(run_validate(folder, validation("")).exit_code == 0);
+  const auto changed = points.find("\"predicted_makespan_s\":") + 23;
+  write_file(journal, points.substr(0, changed) + "7" + points.substr(points.find(',', changed)));
+  refused("was not predicted from");
+}
+
 }  // namespace validate_tests

@@ -336,6 +336,34 @@ TEST_CASE("conditions are kept as they are, of four types", "[models][cluster][i
     CAPTURE(wrong);
     CHECK_THROWS_WITH(with(wrong), Contains("conditions.x"));
   }
+  for (const char* wrong :
+       {"degree_tolerance = -1", "degree_tolerance = 'much'", "unequal_degrees_gain = 2",
+        "equal_degrees = 1", "exchange_ctas = 1e300", "exchange_ctas = 65"}) {
+    CAPTURE(wrong);
+    CHECK_THROWS_WITH(with(wrong), Contains("conditions.") && Contains("must be"));
+  }
+}
+
+TEST_CASE("physical quantities have ranges", "[models][cluster][io]") {
+  const auto refused = [](const std::string& key, const std::string& value) {
+    CAPTURE(key, value);
+    const std::string path = PIPEMOE_SOURCE_DIR "/experiments/clusters/rtx2080ti-100gib-64.toml";
+    const std::string last = key.substr(key.rfind('.') + 1);
+    CHECK_THROWS_WITH(read_cluster(ConfigFile::load(path, "cluster", {{key, value}})),
+                      Contains("--set cluster." + key) && Contains(last));
+  };
+  for (const char* value : {"0", "4.9e-324", "0.9", "1e16", "-1", "inf", "nan"}) {
+    refused("network.nic_bytes_per_s", value);
+    refused("gpu.link_bytes_per_s", value);
+  }
+  for (const char* value : {"0", "4.9e-324", "1.01"}) refused("network.efficiency", value);
+  for (const char* value : {"1001", "1e308", "-1e-12"}) {
+    refused("fits.all_to_all.64.beta_s_per_byte", value);
+    refused("fits.gemm.fp32.beta_s_per_flop", value);
+  }
+  for (const char* value : {"1001", "1e308", "-1e-12"}) {
+    refused("fits.all_to_all.64.alpha_s", value);
+  }
 }
 
 TEST_CASE("whole doubles of conditions stay doubles", "[models][cluster][io]") {

@@ -249,6 +249,17 @@ TEST_CASE("shares of each basis follow the critical path", "[models][evaluate]")
   CHECK(shares[static_cast<std::size_t>(Basis::NotModelled)] == 0);
 }
 
+TEST_CASE("tasks may take longer than 64 bits of nanoseconds", "[models][evaluate]") {
+  // 1e8 s each, one behind another: two exchanges and two products, backward two and four.
+  const Cluster slow = two_ranks(line<Bytes>(1e8, 0), line<Flops>(1e8, 0));
+  const PassTimes whole = times(slow, {1, 1});
+  CHECK(whole.forward.count() == Approx(4e8).epsilon(1e-12));
+  CHECK(whole.backward.count() == Approx(6e8).epsilon(1e-12));
+  // Longer than the limit of one task.
+  const Cluster slower = two_ranks(line<Bytes>(1.1e9, 0), line<Flops>(1, 0));
+  CHECK_THROWS_WITH(times(slower, {1, 1}), Contains("must be at most 1e+09 s"));
+}
+
 TEST_CASE("the bounds are the longest chain of data and the sum", "[models][evaluate]") {
   // Degree 2: forward D E C 1 + 1 + 1, backward 1 + 2 + 1; the sum is that of degree 1.
   const Cluster cluster = two_seconds_a_step();

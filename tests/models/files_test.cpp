@@ -33,7 +33,7 @@ std::int64_t integer(const std::string& value, std::int64_t from, std::int64_t t
   return file.root().integer("x", from, to);
 }
 
-double number(const std::string& value, NumberRange range = kNotNegative) {
+double number(const std::string& value, NumberRange range = {}) {
   const ConfigFile file = document("x = " + value);
   return file.root().number("x", range);
 }
@@ -108,9 +108,9 @@ TEST_CASE("a number must be finite and in range", "[models][config]") {
   CHECK(number("0") == 0);
   CHECK(number("2.5e-10") == 2.5e-10);
   CHECK_THROWS_WITH(number("-1e-300"), Contains("must be at least 0"));
-  CHECK_THROWS_WITH(number("0", kPositive), Equals("some.toml: x is 0, must be above 0"));
-  CHECK_THROWS_WITH(number("-0.0", kPositive), Contains("must be above 0"));
-  CHECK(number("1e-300", kPositive) == 1e-300);
+  CHECK_THROWS_WITH(number("0", {.above = true}), Equals("some.toml: x is 0, must be above 0"));
+  CHECK_THROWS_WITH(number("-0.0", {.above = true}), Contains("must be above 0"));
+  CHECK(number("1e-300", {.above = true}) == 1e-300);
   CHECK(number("1", {0, 1, true}) == 1);
   CHECK_THROWS_WITH(number("1.5", {0, 1, true}),
                     Equals("some.toml: x is 1.5, must be above 0 and at most 1"));
@@ -332,6 +332,18 @@ TEST_CASE("outputs are no inputs, no folders and no other outputs", "[models][fi
   CHECK_THROWS_WITH(check(out, directory.path("./out")), Contains("as that of --output"));
   CHECK_THROWS_WITH(check(directory.path(""), out), Contains("it is a folder"));
   CHECK_THROWS_WITH(check(directory.path("absent/f"), ""), Contains("does not exist"));
+  CHECK_THROWS_WITH(check(out + "/f", ""), Contains("does not exist"));
+  CHECK_THROWS_WITH(check(in + "/f", ""), Contains("Not a directory"));
+  CHECK_THROWS_WITH(check(out, directory.path(std::string(300, 'x'))), Contains("name too long"));
+}
+
+TEST_CASE("a link that leads to itself is no output", "[models][files]") {
+  const TemporaryDirectory directory;
+  const std::string loop = directory.path("loop");
+  std::filesystem::create_symlink("loop", loop);
+  CHECK_THROWS_WITH(check_outputs({}, {{"--output", loop}}), Contains("levels of symbolic links"));
+  CHECK_THROWS_WITH(write_file(loop, "text"), Contains("levels of symbolic links"));
+  CHECK(std::filesystem::is_symlink(loop));
 }
 
 TEST_CASE("an integer that no double holds exactly is the nearest number", "[models][config]") {
@@ -345,6 +357,7 @@ TEST_CASE("texts have no control characters", "[models][config]") {
   const ConfigFile file = document("x = \"a\\u001b[31m\"\ny = [\"a\\nb\"]");
   CHECK_THROWS_WITH(file.root().text("x"), Contains("control characters"));
   CHECK_THROWS_WITH(file.root().texts("y"), Contains("control characters"));
+  CHECK_THROWS_WITH(document("\"a\\u0085\" = 1").root().keys(), Contains("control characters"));
 }
 
 TEST_CASE("JSON is nested a limited number of times, and has each key once", "[models][json]") {
@@ -367,6 +380,11 @@ TEST_CASE("a message is one line that a terminal can show", "[models][errors]") 
   CHECK(printable("a\nb\r\tc\x1b[31m\x7f") == "a\\nb\\r\\tc\\x1b[31m\\x7f");
   CHECK(printable("\xff\xc3(\xc2\x85\xed\xa0\x80") == "\\xff\\xc3(\\xc2\\x85\\xed\\xa0\\x80");
   CHECK(printable(std::string("\0", 1)) == "\\x00");
+  CHECK(is_printable("\xc3\xa9 \xe2\x82\xac \xf0\x9f\x98\x80"));
+  for (const char* text : {"\n", "\x7f", "\xff", "\xc2\x85", "\xe2\x82", "\xc0\x80"}) {
+    CAPTURE(printable(text));
+    CHECK_FALSE(is_printable(text));
+  }
   const std::string shortened = printable(std::string(1'000'000, 'x'));
   CHECK(shortened.size() < 2000);
   CHECK_THAT(shortened, Contains("998200 bytes left out"));

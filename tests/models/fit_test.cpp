@@ -124,6 +124,8 @@ TEST_CASE("a table must have increasing amounts and times that do not fall", "[m
       {{{1, Seconds{1}}, {kNan, Seconds{2}}}},
       {{{1, Seconds{1}}, {2, Seconds{kNan}}}},
       {{{1, Seconds{1}}, {kInfinity, Seconds{2}}}},
+      {{{1, Seconds{1}}, {1e19, Seconds{2}}}},
+      {{{1, Seconds{1}}, {2, Seconds{2e9}}}},
   };
   for (std::size_t i = 0; i < invalid.size(); ++i) {
     CAPTURE(i);
