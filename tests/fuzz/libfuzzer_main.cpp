@@ -25,12 +25,27 @@ void print_counts() {
                counts.accepted, counts.slowest_ms);
 }
 
+// Accepted inputs, in no order: half of all mutations begin with one, for libFuzzer itself keeps
+// many more inputs that are refused, each in its own way.
+std::vector<std::string> accepted_texts;
+
+void keep(std::string_view text) {
+  constexpr std::size_t kMost = 256;
+  static Random random(1);
+  if (accepted_texts.size() < kMost) {
+    accepted_texts.emplace_back(text);
+  } else if (random.below(16) == 0) {
+    accepted_texts[random.below(kMost)] = text;
+  }
+}
+
 void run_and_count(std::string_view text) {
   const auto start = std::chrono::steady_clock::now();
   const bool accepted = targets().front().run(text);
   const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - start;
   ++counts.executions;
   counts.accepted += accepted ? 1 : 0;
+  if (accepted) keep(text);
   counts.slowest_ms = std::max(counts.slowest_ms, took.count());
 }
 
@@ -73,8 +88,11 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
 
 extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t* data, std::size_t size,
                                                std::size_t most, unsigned int seed) {
-  const std::string text(text_of(data, size));
   Random random(seed);
+  if (!accepted_texts.empty() && random.below(2) == 0) {
+    size = put(random.one_of(accepted_texts), data, most);
+  }
+  const std::string text(text_of(data, size));
   constexpr std::size_t kBytesInstead = 6;  // every so often
   const Syntax syntax = targets().front().syntax;
   if (syntax == Syntax::Bytes || random.below(kBytesInstead) == 0) {

@@ -22,7 +22,7 @@ bool run(std::string_view text) {
   require_json(inputs.configuration, "the configuration");
   for (const NetworkLevel level : {NetworkLevel::Fitted, NetworkLevel::Links}) {
     for (const std::string& note : program::inert_overrides(inputs.cluster_overrides, level)) {
-      require_no_controls(printable(note), "a note");
+      require_printable(printable(note), "a note");
     }
   }
   accepts([&] {

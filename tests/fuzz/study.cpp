@@ -61,10 +61,10 @@ bool run(std::string_view text) {
     study = program::parse_study(text, PIPEMOE_SOURCE_DIR "/experiments/study174/study.toml", "");
   });
   if (!accepted) return false;
-  require_no_controls(study.name + study.note, "the study's name or note");
+  require_printable(study.name + study.note, "the study's name or note");
   require_json(study.configuration, "the study as JSON");
   const program::JournalHeader header(study.configuration);
-  require_no_controls(header.text, "the journal's header");
+  require_printable(header.text, "the journal's header");
   for (const program::StudyPoint& point : study.points) {
     require_sane(point.layer);
     require_sane(*point.cluster);

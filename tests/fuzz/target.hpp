@@ -54,8 +54,8 @@ void require_within(double value, double from, double to, const char* what);
 /// Finding unless the time is finite and not negative.
 inline constexpr double kLongestTime = 1e15;
 void require_time(Seconds time, const char* what);
-/// Finding unless the text, of which users see all bytes, has no control characters.
-void require_no_controls(const std::string& text, const char* what);
+/// Finding unless the text is one line that a terminal can show.
+void require_printable(const std::string& text, const char* what);
 /// Finding unless the error's message, as the program prints it, is one printable line of at most
 /// 10 kB.
 void require_good_message(const std::exception& error);

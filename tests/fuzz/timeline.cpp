@@ -17,11 +17,11 @@ void require_finite(const Compared& compared, const char* what) {
 void require_sane(const Timeline& timeline) {
   const Provenance& from = timeline.provenance;
   for (const std::string& text : {from.program, from.commit, from.host, from.made_by}) {
-    require_no_controls(text, "provenance");
+    require_printable(text, "provenance");
   }
-  for (const std::string& note : from.notes) require_no_controls(note, "a note");
+  for (const std::string& note : from.notes) require_printable(note, "a note");
   for (const auto& [name, version] : from.versions) {
-    require_no_controls(name + version, "a version");
+    require_printable(name + version, "a version");
   }
   require_json(from.configuration, "the configuration");
   require_time(timeline.makespan(), "the makespan");

@@ -11,7 +11,7 @@ bool run(std::string_view text) {
   const bool accepted =
       accepts([&] { validation = program::parse_validation(text, "validation.toml"); });
   if (!accepted) return false;
-  require_no_controls(validation.name, "the validation's name");
+  require_printable(validation.name, "the validation's name");
   require_json(validation.configuration, "the validation as JSON");
   require(!validation.degrees.empty() && !validation.regimes.empty(), "nothing to do");
   for (const std::int64_t degree : validation.degrees) {
@@ -21,7 +21,7 @@ bool run(std::string_view text) {
   require_within(validation.repeats, 1, 10000, "repeats");
   require_within(validation.calibration_repeats, 1, 10000, "calibration_repeats");
   for (const program::Regime& regime : validation.regimes) {
-    require_no_controls(regime.name, "a regime's name");
+    require_printable(regime.name, "a regime's name");
     if (const auto& link = regime.backend.link) {
       require_within(link->alpha.count(), 0, kMostStartup, "alpha");
       require_within(link->beta.value, 0, kMostSecondsPerByte, "beta");
