@@ -10,6 +10,7 @@
 #include <new>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 #include <utility>
 
 #include "experiments/inputs.hpp"
@@ -208,12 +209,21 @@ void expand(const Template& from, Study& study) {
   }
 }
 
-// A schedule that the study has, as one of its keys names it.
+// A schedule that the study has, as one of its keys names it. Its degrees are chosen among all up
+// to the largest one, so that each of them must be tried.
 std::string read_studied(ConfigTable& root, const std::string& key, const Study& study) {
   const std::string name = root.text(key);
-  const bool known = std::any_of(study.schedules.begin(), study.schedules.end(),
-                                 [&](const StudySchedule& one) { return one.name == name; });
-  if (!known) root.fail(key, fmt::format("is {}, must be one of [schedules]", name));
+  const auto studied = std::find_if(study.schedules.begin(), study.schedules.end(),
+                                    [&](const StudySchedule& one) { return one.name == name; });
+  if (studied == study.schedules.end()) {
+    root.fail(key, fmt::format("is {}, must be one of [schedules]", name));
+  }
+  const std::set<std::int64_t> tried(studied->degrees.begin(), studied->degrees.end());
+  const std::int64_t largest = *tried.rbegin();
+  if (static_cast<std::int64_t>(tried.size()) < largest) {
+    root.fail(key, fmt::format("is {0}, so that schedules.{0} must have every degree of 1..{1}",
+                               name, largest));
+  }
   return name;
 }
 
