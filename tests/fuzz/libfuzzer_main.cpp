@@ -1,5 +1,6 @@
 // What libFuzzer calls: the one target of this program, its mutations, and counts at exit.
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
@@ -26,17 +27,23 @@ void print_counts() {
 }
 
 // Accepted inputs, in no order: half of all mutations begin with one, for libFuzzer itself keeps
-// many more inputs that are refused, each in its own way.
-std::vector<std::string> accepted_texts;
+// many more inputs that are refused, each in its own way. They are not allocated: libFuzzer takes
+// an execution that allocates more than it frees for a leak, and looks for it for milliseconds.
+struct Kept {
+  std::array<char, 8192> bytes;
+  std::size_t size;
+};
+constexpr std::size_t kMostKept = 256;
+std::array<Kept, kMostKept> kept;
+std::size_t num_kept = 0;
 
 void keep(std::string_view text) {
-  constexpr std::size_t kMost = 256;
   static Random random(1);
-  if (accepted_texts.size() < kMost) {
-    accepted_texts.emplace_back(text);
-  } else if (random.below(16) == 0) {
-    accepted_texts[random.below(kMost)] = text;
-  }
+  if (text.size() > kept[0].bytes.size()) return;
+  if (num_kept == kMostKept && random.below(16) != 0) return;
+  Kept& place = kept[num_kept < kMostKept ? num_kept++ : random.below(kMostKept)];
+  std::copy(text.begin(), text.end(), place.bytes.begin());
+  place.size = text.size();
 }
 
 void run_and_count(std::string_view text) {
@@ -61,7 +68,7 @@ std::string_view text_of(const std::uint8_t* data, std::size_t size) {
   return {reinterpret_cast<const char*>(data), size};
 }
 
-std::size_t put(const std::string& text, std::uint8_t* data, std::size_t most) {
+std::size_t put(std::string_view text, std::uint8_t* data, std::size_t most) {
   const std::size_t size = std::min(text.size(), most);
   std::memcpy(data, text.data(), size);
   return size;
@@ -89,8 +96,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
 extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t* data, std::size_t size,
                                                std::size_t most, unsigned int seed) {
   Random random(seed);
-  if (!accepted_texts.empty() && random.below(2) == 0) {
-    size = put(random.one_of(accepted_texts), data, most);
+  if (num_kept > 0 && random.below(2) == 0) {
+    const Kept& from = kept[random.below(num_kept)];
+    size = put({from.bytes.data(), from.size}, data, most);
   }
   const std::string text(text_of(data, size));
   constexpr std::size_t kBytesInstead = 6;  // every so often

@@ -64,6 +64,9 @@ constexpr std::array kTexts{R"("")",          R"("a")",      R"("\u0000")",   R"
                             R"("1")",         R"("1e999")",  R"("nan")",      R"("dropless")",
                             R"("fp16")",      R"("swiglu")", R"("backward")", R"("links")"};
 
+// How many changes one mutation makes: mostly one, for most changes are refused.
+std::size_t few(Random& random) { return random.below(2) == 0 ? 1 : 1 + random.below(3); }
+
 std::string long_text(Random& random) {
   return "\"" + std::string(100 + random.below(2000), random.below(2) == 0 ? 'x' : ' ') + "\"";
 }
@@ -87,8 +90,22 @@ std::pair<std::size_t, std::size_t> number_in(const std::string& text, Random& r
   return places.empty() ? std::pair<std::size_t, std::size_t>{} : random.one_of(places);
 }
 
+// A whole number near this one, above 0; of other numbers one with another digit.
+std::string nearby_number(std::string number, Random& random) {
+  constexpr std::size_t kMostDigits = 15;
+  if (number.size() <= kMostDigits && number.find_first_not_of("0123456789") == std::string::npos) {
+    const long long value = std::stoll(number);
+    return std::to_string(
+        random.one_of(std::array{value + 1, std::max(1LL, value - 1), 2 * value, value / 2 + 1}));
+  }
+  const std::size_t at = number.find_first_of("0123456789", random.below(number.size()));
+  if (at != std::string::npos) number[at] = static_cast<char>('1' + random.below(9));
+  return number;
+}
+
 // The number, changed a little or by an order of magnitude.
 std::string changed_number(const std::string& number, Random& random) {
+  if (random.below(2) == 0) return nearby_number(number, random);
   switch (random.below(6)) {
     case 0:
       return "-" + number;
@@ -313,7 +330,7 @@ void change_setting(Lines& lines, Random& random) {
   std::string& line = lines[at];
   const std::size_t equals = equals_in(line);
   const std::string key = line.substr(0, equals), value = line.substr(equals + 1);
-  switch (random.below(8)) {
+  switch (random.below(12)) {
     case 0:
       line = random.one_of(kTomlKeys) + ("=" + value);
       break;
@@ -330,8 +347,13 @@ void change_setting(Lines& lines, Random& random) {
     case 3:
       line = key + "=" + changed_list(value, random);
       break;
-    default:
+    case 4:
+    case 5:
+    case 6:
       line = key + "=" + toml_value(value, random);
+      break;
+    default:
+      line = key + "=" + with_changed_number(value, random);
   }
 }
 
@@ -379,7 +401,7 @@ void change_tables(Lines& lines, Random& random) {
 
 std::string mutate_toml(const std::string& text, Random& random) {
   Lines lines = lines_of(text);
-  for (std::size_t count = 1 + random.below(3); count > 0; --count) {
+  for (std::size_t count = few(random); count > 0; --count) {
     const std::size_t kind = random.below(10);
     if (kind < 7) {
       change_setting(lines, random);
@@ -507,6 +529,12 @@ void change_json(Json& json, Random& random) {
   const std::vector<Json*> all = values_of(json);
   Json& value = *random.one_of(all);
   const std::size_t kind = random.below(6);
+  if (!value.is_structured() && random.below(2) == 0) {
+    const Json changed = Json::parse(with_changed_number(value.dump(), random), nullptr,
+                                     /*allow_exceptions=*/false);
+    if (!changed.is_discarded()) value = changed;
+    return;
+  }
   if (value.is_array() && kind < 5) {
     change_list(value, random);
   } else if (value.is_object() && kind < 5) {
@@ -550,7 +578,7 @@ std::string with_changed_json(const std::string& text, Random& random, Change ch
 
 std::string mutate_json(const std::string& text, Random& random) {
   const std::string mutated = with_changed_json(text, random, [&](Json& json) {
-    for (std::size_t count = 1 + random.below(3); count > 0; --count) change_json(json, random);
+    for (std::size_t count = few(random); count > 0; --count) change_json(json, random);
   });
   return mutated == text ? with_changed_number(text, random) : mutated;
 }
