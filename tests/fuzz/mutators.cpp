@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <string_view>
@@ -525,16 +526,24 @@ void change_object(Json& object, const std::vector<Json*>& all, Random& random) 
   if (random.below(2) == 0) object[name] = value;
 }
 
+// Changes one of the numbers, which keeps what names and counts say; false where there is none.
+bool change_number(const std::vector<Json*>& all, Random& random) {
+  std::vector<Json*> numbers;
+  std::copy_if(all.begin(), all.end(), std::back_inserter(numbers),
+               [](const Json* value) { return value->is_number(); });
+  if (numbers.empty()) return false;
+  Json& value = *random.one_of(numbers);
+  const Json changed = Json::parse(with_changed_number(value.dump(), random), nullptr,
+                                   /*allow_exceptions=*/false);
+  if (!changed.is_discarded()) value = changed;
+  return true;
+}
+
 void change_json(Json& json, Random& random) {
   const std::vector<Json*> all = values_of(json);
+  if (random.below(2) == 0 && change_number(all, random)) return;
   Json& value = *random.one_of(all);
   const std::size_t kind = random.below(6);
-  if (!value.is_structured() && random.below(2) == 0) {
-    const Json changed = Json::parse(with_changed_number(value.dump(), random), nullptr,
-                                     /*allow_exceptions=*/false);
-    if (!changed.is_discarded()) value = changed;
-    return;
-  }
   if (value.is_array() && kind < 5) {
     change_list(value, random);
   } else if (value.is_object() && kind < 5) {
