@@ -272,6 +272,10 @@ Study parse_study(std::string_view text, const std::filesystem::path& file,
   study.schedules = read_schedules(root.table("schedules"));
   study.subject = read_studied(root, "subject", study);
   if (root.has("variant")) study.variant = read_studied(root, "variant", study);
+  if (study.variant == study.subject) {
+    root.fail("variant",
+              fmt::format("is {}, must be another schedule than subject", study.variant));
+  }
   root.finish();
   study.note += inert_axes(study, from);
   for (const Axis& axis : from.axes) study.grid_keys.push_back(axis.key);
