@@ -177,7 +177,7 @@ Timeline any_timeline(std::mt19937_64& random) {
                      "host \"x\" é",
                      "a test",
                      {{"lib", "1.2"}},
-                     {"one note", "another\nline"},
+                     {"one note", "another line"},
                      R"({"a":[1,2.5,null]})"};
   for (int count = draw(5); count > 0; --count) line.repeats.push_back(Seconds{time(random) / 3});
   for (int count = draw(30); count > 0; --count) {
