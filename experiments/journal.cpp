@@ -55,23 +55,6 @@ void check_header(const std::string& line, const std::filesystem::path& path,
                   path.string(), commit, kCommit));
 }
 
-// The lines after the header. A killed run may have written half of its last one, which is no line.
-std::vector<JournalLine> lines_of(const std::string& text, const std::filesystem::path& path,
-                                  const JournalHeader& header) {
-  std::vector<JournalLine> lines;
-  std::istringstream stream(text);
-  std::string line;
-  for (int number = 1; std::getline(stream, line); ++number) {
-    if (stream.eof()) break;  // no end of line
-    if (number == 1) {
-      check_header(line, path, header);
-    } else {
-      lines.push_back({fmt::format("{}:{}", path.string(), number), line});
-    }
-  }
-  return lines;
-}
-
 }  // namespace
 
 JournalHeader::JournalHeader(const std::string& work, OtherCommit other_commit)
@@ -97,7 +80,7 @@ Journal::Journal(std::filesystem::path path, const JournalHeader& header) : path
     lock();
     const std::string text = read_file(path_, "journal");
     const std::size_t whole = text.find_last_of('\n') + 1;  // 0 when there is none
-    lines_ = lines_of(text, path_, header);
+    lines_ = journal_lines(text, path_, header);
     if (whole < text.size() && ftruncate(file_, static_cast<off_t>(whole)) != 0) {
       throw InputError(fmt::format("{}: cannot write: {}", path_.string(), std::strerror(errno)));
     }
@@ -138,12 +121,28 @@ void Journal::append(const std::string& line) {
   throw RunError(fmt::format("{}: cannot append: {}", path_.string(), std::strerror(error)));
 }
 
+std::vector<JournalLine> journal_lines(const std::string& text, const std::filesystem::path& path,
+                                       const JournalHeader& header) {
+  std::vector<JournalLine> lines;
+  std::istringstream stream(text);
+  std::string line;
+  for (int number = 1; std::getline(stream, line); ++number) {
+    if (stream.eof()) break;  // no end of line
+    if (number == 1) {
+      check_header(line, path, header);
+    } else {
+      lines.push_back({fmt::format("{}:{}", path.string(), number), line});
+    }
+  }
+  return lines;
+}
+
 std::vector<JournalLine> read_journal(const std::filesystem::path& path,
                                       const JournalHeader& header) {
   std::error_code error;
   if (!std::filesystem::exists(path, error)) return {};
   check_is_regular(path);
-  return lines_of(read_file(path, "journal"), path, header);
+  return journal_lines(read_file(path, "journal"), path, header);
 }
 
 }  // namespace pipemoe::program

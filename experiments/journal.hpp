@@ -50,6 +50,11 @@ class Journal {
   std::vector<JournalLine> lines_;
 };
 
+/// The whole lines of a journal's text, without its header. A killed run may have written half of
+/// its last one, which is no line. Throws InputError when it is of other work than `header` says.
+std::vector<JournalLine> journal_lines(const std::string& text, const std::filesystem::path& path,
+                                       const JournalHeader& header);
+
 /// The whole lines of a journal that another process may be writing, without its header; none where
 /// there is no file. Throws InputError when it is of other work than `header` says.
 std::vector<JournalLine> read_journal(const std::filesystem::path& path,

@@ -10,6 +10,7 @@
 #include <new>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 #include <utility>
 
 #include "experiments/inputs.hpp"
@@ -17,6 +18,7 @@
 #include "models/cluster_io.hpp"
 #include "models/config.hpp"
 #include "models/error.hpp"
+#include "models/files.hpp"
 #include "models/json_reader.hpp"
 #include "models/limits.hpp"
 
@@ -207,12 +209,21 @@ void expand(const Template& from, Study& study) {
   }
 }
 
-// A schedule that the study has, as one of its keys names it.
+// A schedule that the study has, as one of its keys names it. Its degrees are chosen among all up
+// to the largest one, so that each of them must be tried.
 std::string read_studied(ConfigTable& root, const std::string& key, const Study& study) {
   const std::string name = root.text(key);
-  const bool known = std::any_of(study.schedules.begin(), study.schedules.end(),
-                                 [&](const StudySchedule& one) { return one.name == name; });
-  if (!known) root.fail(key, fmt::format("is {}, must be one of [schedules]", name));
+  const auto studied = std::find_if(study.schedules.begin(), study.schedules.end(),
+                                    [&](const StudySchedule& one) { return one.name == name; });
+  if (studied == study.schedules.end()) {
+    root.fail(key, fmt::format("is {}, must be one of [schedules]", name));
+  }
+  const std::set<std::int64_t> tried(studied->degrees.begin(), studied->degrees.end());
+  const std::int64_t largest = *tried.rbegin();
+  if (static_cast<std::int64_t>(tried.size()) < largest) {
+    root.fail(key, fmt::format("is {0}, so that schedules.{0} must have every degree of 1..{1}",
+                               name, largest));
+  }
   return name;
 }
 
@@ -232,7 +243,12 @@ std::string inert_axes(const Study& study, const Template& from) {
 }  // namespace
 
 Study read_study(const std::filesystem::path& file, const std::string& network) {
-  const ConfigFile document = ConfigFile::load(file, "study");
+  return parse_study(read_file(file, "study file"), file, network);
+}
+
+Study parse_study(std::string_view text, const std::filesystem::path& file,
+                  const std::string& network) {
+  const ConfigFile document = ConfigFile::parse(text, file.string(), "study");
   ConfigTable root = document.root();
   Study study;
   Template from;
@@ -256,6 +272,10 @@ Study read_study(const std::filesystem::path& file, const std::string& network) 
   study.schedules = read_schedules(root.table("schedules"));
   study.subject = read_studied(root, "subject", study);
   if (root.has("variant")) study.variant = read_studied(root, "variant", study);
+  if (study.variant == study.subject) {
+    root.fail("variant",
+              fmt::format("is {}, must be another schedule than subject", study.variant));
+  }
   root.finish();
   study.note += inert_axes(study, from);
   for (const Axis& axis : from.axes) study.grid_keys.push_back(axis.key);
@@ -456,6 +476,16 @@ std::filesystem::path journal_path(const std::filesystem::path& folder, const st
   return folder / (shard.empty() ? "points.jsonl" : "points." + shard + ".jsonl");
 }
 
+void add_points(const std::vector<JournalLine>& lines, const Study& study,
+                std::map<std::size_t, PointResult>& finished) {
+  for (const JournalLine& line : lines) {
+    PointResult result = point_from_json_line(line, study);
+    const std::size_t point = result.point;
+    if (finished.emplace(point, std::move(result)).second) continue;
+    throw InputError(fmt::format("{}: point {} is there twice", line.where, point));
+  }
+}
+
 std::map<std::size_t, PointResult> read_journals(const std::filesystem::path& folder,
                                                  const JournalHeader& header, const Study& study) {
   std::map<std::size_t, PointResult> finished;
@@ -463,12 +493,7 @@ std::map<std::size_t, PointResult> read_journals(const std::filesystem::path& fo
   for (const auto& entry : std::filesystem::directory_iterator(folder)) {
     const std::string name = entry.path().filename();
     if (!name.starts_with("points.") || !name.ends_with(".jsonl")) continue;
-    for (const JournalLine& line : read_journal(entry.path(), header)) {
-      PointResult result = point_from_json_line(line, study);
-      const std::size_t point = result.point;
-      if (finished.emplace(point, std::move(result)).second) continue;
-      throw InputError(fmt::format("{}: point {} is there twice", line.where, point));
-    }
+    add_points(read_journal(entry.path(), header), study, finished);
   }
   return finished;
 }

@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -49,6 +50,9 @@ struct Study {
 /// Reads a study file; cluster files are found relative to it. `network` overrides the file's level
 /// when not empty. Throws InputError.
 Study read_study(const std::filesystem::path& file, const std::string& network);
+/// The same of a text that is in hand; `file` names it.
+Study parse_study(std::string_view text, const std::filesystem::path& file,
+                  const std::string& network);
 
 struct PointRun {
   std::string schedule;
@@ -86,6 +90,9 @@ PointResult point_from_json_line(const JournalLine& line, const Study& study);
 /// `folder`/points[.<shard>].jsonl.
 std::filesystem::path journal_path(const std::filesystem::path& folder, const std::string& shard);
 
+/// Adds the points of a journal. Throws InputError where one is there already.
+void add_points(const std::vector<JournalLine>& lines, const Study& study,
+                std::map<std::size_t, PointResult>& finished);
 /// Every finished point in the folder's journals, of all shards; failed ones too. Throws InputError
 /// when one of them is of another study than `header` says, or has a point twice.
 std::map<std::size_t, PointResult> read_journals(const std::filesystem::path& folder,

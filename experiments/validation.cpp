@@ -9,6 +9,7 @@
 
 #include "models/config.hpp"
 #include "models/error.hpp"
+#include "models/files.hpp"
 #include "models/json_reader.hpp"
 #include "models/limits.hpp"
 
@@ -84,7 +85,11 @@ std::vector<std::int64_t> read_degrees(ConfigTable& table) {
 }  // namespace
 
 Validation read_validation(const std::filesystem::path& file) {
-  const ConfigFile document = ConfigFile::load(file, "validation");
+  return parse_validation(read_file(file, "validation file"), file);
+}
+
+Validation parse_validation(std::string_view text, const std::filesystem::path& file) {
+  const ConfigFile document = ConfigFile::parse(text, file.string(), "validation");
   ConfigTable root = document.root();
   Validation validation;
   validation.name = read_name(root);

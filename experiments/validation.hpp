@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "exec/executor.hpp"
@@ -37,6 +38,8 @@ struct Validation {
 
 /// Throws InputError.
 Validation read_validation(const std::filesystem::path& file);
+/// The same of a text that is in hand; `file` names it.
+Validation parse_validation(std::string_view text, const std::filesystem::path& file);
 
 struct ValidationPoint {
   std::string regime;

@@ -587,7 +587,10 @@ Cluster read_cluster(const ConfigFile& file) {
 Cluster read_version_1_cluster(const ConfigFile& file) {
   ConfigTable root = file.root();
   if (root.has("schema")) root.fail("schema", "is there: this is no profile of version 1");
-  return read(file, Version::One);
+  Cluster cluster = read(file, Version::One);
+  // Fits that the conversion lengthens may leave their ranges: what it makes must read back.
+  read_cluster(ConfigFile::parse(to_toml(cluster), file.name() + ", converted", "cluster"));
+  return cluster;
 }
 
 std::string to_toml(const Cluster& cluster) {

@@ -15,6 +15,8 @@ inline constexpr std::size_t kMostStudyPoints = 100'000;
 inline constexpr std::size_t kMostValidationLayers = 1000;
 /// Time of one task, in seconds: 30 years. Sums of such times still tell microseconds apart.
 inline constexpr double kLongestTask = 1e9;
+/// A time in a timeline, in seconds: a million of the longest tasks.
+inline constexpr double kLongestTimeline = 1e15;
 /// Start-up time of a link or of a fit, in seconds.
 inline constexpr double kMostStartup = 1e3;
 /// Time for each byte of an emulated link, in seconds: a kilobyte a second.

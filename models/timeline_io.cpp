@@ -8,6 +8,7 @@
 
 #include "models/error.hpp"
 #include "models/json_reader.hpp"
+#include "models/limits.hpp"
 #include "models/task_json.hpp"
 
 namespace pipemoe {
@@ -27,6 +28,13 @@ Json provenance_json(const Provenance& from) {
           {"configuration", Json::parse(from.configuration)}};
 }
 
+std::string printable_text(const Json& json, const JsonObject& object, const std::string& key) {
+  if (!json.is_string()) object.fail(key, "must hold texts");
+  std::string text = json.get<std::string>();
+  if (!is_printable(text)) object.fail(key, "must hold no control characters");
+  return text;
+}
+
 Provenance read_provenance(const Json& json) {
   JsonObject object(json, "provenance");
   Provenance from;
@@ -36,12 +44,11 @@ Provenance read_provenance(const Json& json) {
   from.made_by = object.text("made_by");
   if (!object.member("versions").is_object()) object.fail("versions", "must be an object");
   for (const auto& [name, version] : object.member("versions").items()) {
-    if (!version.is_string()) object.fail("versions", "must hold texts");
-    from.versions[name] = version.get<std::string>();
+    if (!is_printable(name)) object.fail("versions", "must hold no control characters");
+    from.versions[name] = printable_text(version, object, "versions");
   }
   for (const auto& note : object.array("notes")) {
-    if (!note.is_string()) object.fail("notes", "must hold texts");
-    from.notes.push_back(note.get<std::string>());
+    from.notes.push_back(printable_text(note, object, "notes"));
   }
   from.configuration = object.member("configuration").dump();
   object.finish();
@@ -69,6 +76,10 @@ Span read_span(const Json& json, const std::vector<Queue>& queues) {
   if (span.start < Seconds{} || span.end < span.start) {
     object.fail("end_s", "must not be before start_s, nor start_s before 0");
   }
+  if (span.end.count() > kLongestTimeline) {
+    object.fail("end_s",
+                fmt::format("is {}, must be at most {:g}", span.end.count(), kLongestTimeline));
+  }
   object.finish();
   return span;
 }
@@ -77,8 +88,13 @@ std::optional<BasisShares> read_basis(JsonObject& root) {
   if (!root.has("basis")) return std::nullopt;
   JsonObject object(root.member("basis"), "basis");
   BasisShares shares{};
+  constexpr double kMostShare = 1 + 1e-6;  // shares are sums of rounded ones
   for (const Basis basis : kBases) {
-    shares[static_cast<std::size_t>(basis)] = object.number(to_string(basis).c_str());
+    const std::string name = to_string(basis);
+    const double share = object.number(name.c_str());
+    if (share < 0 || share > kMostShare)
+      object.fail(name, fmt::format("is {}, must be 0..1", share));
+    shares[static_cast<std::size_t>(basis)] = share;
   }
   object.finish();
   return shares;
@@ -89,8 +105,8 @@ std::vector<Seconds> read_repeats(JsonObject& root) {
   if (!root.has("repeats_s")) return repeats;
   for (const auto& value : root.array("repeats_s")) {
     const double seconds = value.is_number() ? value.get<double>() : -1;
-    if (!std::isfinite(seconds) || seconds < 0) {
-      root.fail("repeats_s", "must hold finite numbers of at least 0");
+    if (!(seconds >= 0 && seconds <= kLongestTimeline)) {
+      root.fail("repeats_s", fmt::format("must hold numbers 0..{:g}", kLongestTimeline));
     }
     repeats.push_back(Seconds{seconds});
   }

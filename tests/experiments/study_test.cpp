@@ -227,6 +227,8 @@ TEST_CASE("bad studies are refused in one line", "[study][errors]") {
   refused("tutel = [1, 2, 4, 8]", "tutel = [1.5]", "must hold degrees");
   refused("fastermoe = [1]", "magic = [1]", "magic is an unknown key");
   refused("subject = \"pipemoe\"", "subject = \"magic\"", "subject is magic");
+  refused("pipemoe = \"1..16\"", "pipemoe = [2, 4]", "schedules.pipemoe must have every degree of");
+  refused("variant = \"pipemoe-deferred\"", "variant = \"pipemoe\"", "must be another schedule");
   const std::string study = small_study(directory);
   CHECK(run("study " + study + " --output /proc/nowhere").exit_code == 2);
   REQUIRE(mkfifo(directory.path("points.jsonl").c_str(), 0600) == 0);

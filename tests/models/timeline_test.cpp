@@ -177,7 +177,7 @@ Timeline any_timeline(std::mt19937_64& random) {
                      "host \"x\" é",
                      "a test",
                      {{"lib", "1.2"}},
-                     {"one note", "another\nline"},
+                     {"one note", "another line"},
                      R"({"a":[1,2.5,null]})"};
   for (int count = draw(5); count > 0; --count) line.repeats.push_back(Seconds{time(random) / 3});
   for (int count = draw(30); count > 0; --count) {
@@ -353,6 +353,12 @@ TEST_CASE("values of a timeline must be of their type", "[models][timeline][io]"
              Contains("notes must hold texts"));
   CHECK_THAT(failure([](Json& json) { json["provenance"]["versions"]["x"] = 1; }),
              Contains("versions must hold texts"));
+  CHECK_THAT(failure([](Json& json) { json["provenance"]["notes"] = {"a\nb"}; }),
+             Contains("notes must hold no control characters"));
+  CHECK_THAT(failure([](Json& json) { json["provenance"]["versions"]["x"] = "\x1b[2J"; }),
+             Contains("versions must hold no control characters"));
+  CHECK_THAT(failure([](Json& json) { json["spans"][0]["end_s"] = 1e16; }),
+             Contains("end_s is 1e+16, must be at most 1e+15"));
 }
 
 TEST_CASE("versions of a timeline's provenance are an object", "[models][timeline][io]") {
@@ -460,7 +466,8 @@ TEST_CASE("a measurement's repeats are written, a prediction has none", "[models
 }
 
 TEST_CASE("repeats are finite times", "[models][timeline][io]") {
-  for (const Json& bad : {Json(7), Json({-1e-9}), Json({"1"}), Json({nullptr}), Json({true})}) {
+  for (const Json& bad :
+       {Json(7), Json({-1e-9}), Json({"1"}), Json({nullptr}), Json({true}), Json({1e16})}) {
     CAPTURE(bad.dump());
     CHECK_THAT(failure([&](Json& json) { json["repeats_s"] = bad; }),
                StartsWith("t.json: timeline.repeats_s must "));
@@ -482,6 +489,10 @@ TEST_CASE("a prediction's shares of each basis are written, a measurement has no
                json["basis"] = {{"measured", 1}};
              }),
              Contains("basis.interpolated is missing"));
+  CHECK_THAT(failure([](Json& json) {
+               json["basis"] = {{"measured", 1.5}};
+             }),
+             Contains("basis.measured is 1.5, must be 0..1"));
 }
 
 // ---- a prediction against a measurement ----
