@@ -86,6 +86,19 @@ PointResult result_with(std::vector<PointRun> runs, Degrees chosen, Degrees whol
 
 }  // namespace
 
+TEST_CASE("a cluster's name and file may have quotes and backslashes", "[experiments][study]") {
+  // A quote in a file's name made the journal's header no JSON, and '\n' in a name a new line.
+  const TemporaryDirectory directory;
+  std::string profile = read_file(kRoot + "/experiments/clusters/rtx2080ti-100gib-16.toml", "test");
+  const std::string name = R"("rtx2080ti-100gib-16")";
+  profile.replace(profile.find(name), name.size(), R"('a\n"b')");
+  directory.file(R"(a\n"b.toml)", profile);
+  const Study study =
+      read_study(small_study(directory, "clusters = [", R"(clusters = ['a\n"b.toml'] #)"), "");
+  CHECK(study.points.front().layer.name == R"(a\n"b)");
+  CHECK_NOTHROW(JournalHeader(study.configuration));
+}
+
 TEST_CASE("the study's grid is 174 of 180 layers on each cluster", "[study]") {
   const Study study = read_study(kRoot + "/experiments/study174/study.toml", "");
   std::map<std::int64_t, int> points;
