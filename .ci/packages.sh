@@ -15,3 +15,4 @@ build_packages=(
 )
 test_packages=(catch2 clang-format)
 tidy_packages=(clang-tidy-19)
+fuzz_packages=(clang-14 libclang-rt-14-dev)

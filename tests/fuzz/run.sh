@@ -25,6 +25,8 @@ for target in "${targets[@]}"; do
   [ -e "tests/fuzz/$target.cpp" ] && [[ " ${all_targets[*]} " = *" $target "* ]] || usage
 done
 
+source .ci/packages.sh
+.ci/install-packages "${build_packages[@]}" "${fuzz_packages[@]}"
 echo "== building build/fuzz"
 cmake --preset fuzz >/dev/null
 cmake --build build/fuzz -j 2 --target "${targets[@]/#/fuzz_}"
