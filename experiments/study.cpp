@@ -143,7 +143,7 @@ class Clusters {
 };
 
 // A string of JSON, and for what a profile or a path may hold also one of TOML.
-std::string quoted(const std::string& text) { return nlohmann::ordered_json(text).dump(); }
+std::string json_string(const std::string& text) { return nlohmann::ordered_json(text).dump(); }
 
 StudyPoint make_point(const Template& from, const std::string& cluster_file,
                       const std::vector<std::size_t>& chosen, Clusters& clusters) {
@@ -165,7 +165,7 @@ StudyPoint make_point(const Template& from, const std::string& cluster_file,
   if (experts_per_rank > 0) {
     layer.push_back({"num_experts", std::to_string(experts_per_rank * point.cluster->num_ranks())});
   }
-  layer.push_back({"name", quoted(point.cluster->name)});
+  layer.push_back({"name", json_string(point.cluster->name)});
   ConfigFile file = ConfigFile::parse("", "the study's layer", "layer", std::move(layer));
   point.layer = read_layer(file);
   return point;
@@ -285,8 +285,9 @@ Study parse_study(std::string_view text, const std::filesystem::path& file,
   expand(from, study);
   study.configuration = "{\"study\":" + document.to_json();
   for (const std::string& cluster : from.cluster_files) {
-    study.configuration += fmt::format(
-        ",{}:{}", quoted(cluster), ConfigFile::load(from.folder / cluster, "cluster").to_json());
+    study.configuration +=
+        fmt::format(",{}:{}", json_string(cluster),
+                    ConfigFile::load(from.folder / cluster, "cluster").to_json());
   }
   study.configuration += "}";
   return study;
