@@ -14,3 +14,4 @@ build_packages=(
   python3-matplotlib      # plots
 )
 test_packages=(catch2 clang-format)
+tidy_packages=(clang-tidy-19)

@@ -172,7 +172,7 @@ void CudaGraphRunner::launch(bool timed) {
   align();
   begin_.record(stream(main_));
   if (options_.cuda_graph) {
-    (timed ? timed_ : plain_)->launch(stream(main_));
+    required(timed ? timed_ : plain_, "an iteration that is not recorded").launch(stream(main_));
   } else {
     enqueue_iteration(timed);
   }

@@ -5,13 +5,17 @@
 
 #include <algorithm>
 #include <chrono>
+#include <condition_variable>
 #include <cstdio>
+#include <cstdlib>
 #include <limits>
 #include <mutex>
 #include <string_view>
+#include <system_error>
 #include <thread>
 #include <utility>
 
+#include "exec/launcher.hpp"
 #include "exec/process_group.hpp"
 #include "models/error.hpp"
 
@@ -61,6 +65,56 @@ int size_of_comm(MPI_Comm comm) {
   return size;
 }
 
+/// The limit of calls of MPI that wait for all ranks and have no form that can be tested. When it
+/// is reached, this process says so and ends itself, and the launcher then ends the others. At such
+/// calls a rank cannot learn who is missing, or who else waits. So the first three ranks speak,
+/// three seconds after each other: mpirun, which takes more than one, has ended the later ones by
+/// then. All other ranks are silent.
+class CallLimit {
+ public:
+  /// Added to the timeout: processes take time to start and to end even when none has stopped.
+  static constexpr std::chrono::seconds kMore{10};
+
+  CallLimit(const char* calls, int rank, Seconds timeout) noexcept {
+    try {
+      thread_ = std::jthread([=](const std::stop_token& stop) {
+        sleep(timeout + kMore + std::min(rank, kSpeakers) * kTurn, stop);
+        if (!stop.stop_requested()) end(calls, rank, timeout);
+      });
+    } catch (const std::system_error&) {  // no thread to be had: no limit
+    }
+  }
+
+ private:
+  static constexpr int kSpeakers = 3;
+  static constexpr std::chrono::seconds kTurn{3};
+
+  // The time in which this process itself is stopped does not count. Launchers let a stopped
+  // process continue for a moment before they end it, and then it must not speak.
+  static void sleep(Seconds time, const std::stop_token& stop) {
+    constexpr std::chrono::milliseconds kStep{100};
+    std::mutex mutex;
+    std::unique_lock lock(mutex);
+    std::condition_variable_any never;
+    for (Seconds slept{0}; slept < time && !stop.stop_requested(); slept += kStep) {
+      never.wait_for(lock, stop, kStep, [] { return false; });
+    }
+  }
+
+  [[noreturn]] static void end(const char* calls, int rank, Seconds timeout) {
+    if (rank < kSpeakers) {
+      const std::string text = fmt::format(
+          "pipemoe: rank {}: {} did not end within {:g} s (--rank-timeout, and {} s more): another "
+          "rank has stopped, failed, or not been started\n",
+          rank, calls, (timeout + kMore).count(), kMore.count());
+      std::fputs(text.c_str(), stderr);
+    }
+    std::_Exit(1);
+  }
+
+  std::jthread thread_;
+};
+
 /// How a wait spends its time.
 enum class Waiting {
   /// Sleeps between tests, because the computing thread may need the core. Never yields, because
@@ -76,19 +130,12 @@ enum class Waiting {
 /// wait.
 class RollCall {
  public:
+  /// Collective, and waits without a limit of its own.
   explicit RollCall(Seconds timeout)
       : timeout_(timeout),
         is_here_(static_cast<std::size_t>(size_of_comm(MPI_COMM_WORLD)), 0),
         rank_(rank_in(MPI_COMM_WORLD)) {
-    MPI_Request request = MPI_REQUEST_NULL;
-    check_mpi(MPI_Comm_idup(MPI_COMM_WORLD, &comm_, &request), "MPI_Comm_idup");
-    const auto begun = Clock::now();
-    for (int done = 0; !done;) {
-      check_mpi(MPI_Test(&request, &done, MPI_STATUS_IGNORE), "MPI_Comm_idup");
-      if (Clock::now() - begun > timeout_) {
-        throw RunError("the ranks that were started did not meet: one of them has stopped");
-      }
-    }
+    check_mpi(MPI_Comm_dup(MPI_COMM_WORLD, &comm_), "MPI_Comm_dup");
     check_mpi(MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
   }
   ~RollCall() { MPI_Comm_free(&comm_); }
@@ -257,6 +304,7 @@ class MpiGroup final : public ProcessGroup {
       return;
     }
     meet_at_the_end();
+    const CallLimit limit("MPI_Finalize", rank(), timeout());
     roll_call_.reset();
     MPI_Finalize();
   }
@@ -304,7 +352,8 @@ class MpiGroup final : public ProcessGroup {
   }
 
   std::unique_ptr<ProcessGroup> first(int ranks) override {
-    barrier();  // the split has no form with a limit
+    barrier();
+    const CallLimit limit("MPI_Comm_split", rank(), timeout());
     MPI_Comm part = MPI_COMM_NULL;
     const int colour = rank() < ranks ? 0 : MPI_UNDEFINED;
     check_mpi(MPI_Comm_split(comm_, colour, rank(), &part), "MPI_Comm_split");
@@ -348,6 +397,8 @@ bool built_with_mpi() { return true; }
 
 std::unique_ptr<ProcessGroup> join_mpi(Seconds timeout) {
   check_is_open_mpi();
+  const auto claim = launcher_claim();
+  const CallLimit limit("the start of MPI", claim ? claim->rank.value_or(0) : 0, timeout);
   int provided = 0;
   check_mpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &provided), "MPI_Init_thread");
   if (provided < MPI_THREAD_MULTIPLE) {

@@ -50,8 +50,8 @@ std::unique_ptr<ProcessGroup> single_process(Seconds timeout) {
 }
 
 std::unique_ptr<ProcessGroup> join_ranks(Seconds timeout) {
+  const LauncherClaim claim = launcher_claim().value_or(LauncherClaim{});
   if (!started_by_launcher()) return single_process(timeout);
-  const LauncherClaim claim = *launcher_claim();
   std::unique_ptr<ProcessGroup> group;
   if (claim.joins_by_mpi) {
     group = join_mpi(timeout);
@@ -60,10 +60,11 @@ std::unique_ptr<ProcessGroup> join_ranks(Seconds timeout) {
   // Each rank is alone, or in a part of all: only what the launcher says tells which one speaks.
   const bool speaks = claim.rank.value_or(0) == 0;
   if (!speaks) throw SilentRank{2};
+  const int size = required(claim.size, "a claim without its size");
   throw InputError(fmt::format(
       "{} says that it started {} ranks, of which {} joined by MPI: start them with mpirun -np {} "
       "or srun --mpi=pmix, or give --single-rank to run each one alone",
-      claim.launcher, *claim.size, group == nullptr ? 0 : group->size(), *claim.size));
+      claim.launcher, size, group == nullptr ? 0 : group->size(), size));
 }
 
 std::vector<std::string> all_gather(ProcessGroup& group, const std::string& mine) {

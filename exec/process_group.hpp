@@ -20,7 +20,9 @@ inline constexpr Seconds kDefaultRankTimeout{60};
 /// All ranks call each member alike ("collective") unless it says otherwise, one thread at a time.
 /// Bytes travel in this process's byte order. Every wait for other ranks ends after timeout(): it
 /// throws RunError on one of the ranks that still answer, naming those that do not; the others of
-/// them wait to be ended by abort(), and end by themselves if that does not come.
+/// them wait to be ended by abort(), and end by themselves if that does not come. Where MPI starts,
+/// splits and ends, nobody can learn who is missing: there the process itself ends, with a message
+/// that names nobody, 10 s or more after timeout().
 class ProcessGroup {
  public:
   virtual ~ProcessGroup() = default;

@@ -110,27 +110,36 @@ void verify_numerics(const RunOptions& options, const MoeLayer& layer, const Tas
       "verified against a float64 reference: output and every gradient within {:.1e}", largest));
 }
 
-void run_on(exec::ProcessGroup& group, RunOptions options) {
-  std::optional<Inputs> inputs;
-  std::optional<TaskGraph> graph;
+// What all ranks run.
+struct Work {
+  Inputs inputs;
+  TaskGraph graph;
   std::vector<std::string> notes;
+};
+
+// Takes the exchange's multiprocessors from the profile into the options.
+Work read_work(RunOptions& options, int num_ranks) {
+  Inputs inputs = read_run_inputs(options, num_ranks);
+  auto [graph, notes] = make_schedule(options.schedule, inputs, evaluator_at(NetworkLevel::Fitted));
+  if (!options.inputs.cluster.empty()) {
+    const auto note = take_exchange_ctas(options.exec.backend, inputs.cluster);
+    if (note) notes.push_back(*note);
+  }
+  exec::check_graph(inputs.layer, graph, num_ranks);
+  exec::check_layer(inputs.layer, options.exec.backend, num_ranks);
+  return {std::move(inputs), std::move(graph), std::move(notes)};
+}
+
+void run_on(exec::ProcessGroup& group, RunOptions options) {
+  std::optional<Work> agreed;
   agree(group, [&] {
     if (group.rank() == 0) check_outputs(input_files(options.inputs), options.outputs);
     exec::check_options(options.exec.backend);
-    inputs = read_run_inputs(options, group.size());
-    Scheduled scheduled =
-        make_schedule(options.schedule, *inputs, evaluator_at(NetworkLevel::Fitted));
-    graph = std::move(scheduled.graph);
-    notes = std::move(scheduled.notes);
-    if (!options.inputs.cluster.empty()) {
-      const auto note = take_exchange_ctas(options.exec.backend, inputs->cluster);
-      if (note) notes.push_back(*note);
-    }
-    exec::check_graph(inputs->layer, *graph, group.size());
-    exec::check_layer(inputs->layer, options.exec.backend, group.size());
-    return configuration(options, *inputs, *graph);
+    agreed = read_work(options, group.size());
+    return configuration(options, agreed->inputs, agreed->graph);
   });
-  const auto executor = exec::make_executor(inputs->layer, options.exec.backend, group);
+  const auto& [inputs, graph, notes] = required(agreed, "ranks that agreed on nothing");
+  const auto executor = exec::make_executor(inputs.layer, options.exec.backend, group);
   Timeline timeline;
   {
     Progress progress("running");
@@ -138,10 +147,10 @@ void run_on(exec::ProcessGroup& group, RunOptions options) {
       if (group.rank() == 0) progress.update(done, total);
     };
     timeline = exec::execute(
-        *graph, *executor, group,
+        graph, *executor, group,
         {.warm_up = options.exec.warm_up, .repeats = options.exec.repeats, .progress = show});
   }
-  timeline.provenance.configuration = configuration(options, *inputs, *graph);
+  timeline.provenance.configuration = configuration(options, inputs, graph);
   if (options.exec.backend.link) {
     timeline.provenance.notes.push_back("link emulated: " +
                                         exec::to_string(*options.exec.backend.link));
@@ -149,14 +158,14 @@ void run_on(exec::ProcessGroup& group, RunOptions options) {
   for (const std::string& note : executor->notes()) timeline.provenance.notes.push_back(note);
   for (const std::string& note : notes) timeline.provenance.notes.push_back(note);
   if (options.verify) {
-    verify_numerics(options, inputs->layer, *graph, *executor, group, timeline);
+    verify_numerics(options, inputs.layer, graph, *executor, group, timeline);
   }
   if (group.rank() == 0) {
     write_outputs(timeline, options.outputs);
     if (options.outputs.json) {
       fmt::print("{}", to_json(timeline));
     } else {
-      print_text(*inputs, *graph, timeline);
+      print_text(inputs, graph, timeline);
     }
   }
   group.barrier();  // none leaves while another may still fail

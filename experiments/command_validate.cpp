@@ -270,7 +270,7 @@ void Run::measure_layer(const Regime& regime, const MoeLayer& layer, const Clust
                       timelines[i]);
     }
     finished_.push_back(with_measurement(predicted[i], timelines[i]));
-    if (speaks()) journal_->append(to_json_line(finished_.back()));
+    if (journal_) journal_->append(to_json_line(finished_.back()));
   }
 }
 

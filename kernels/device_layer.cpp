@@ -296,7 +296,7 @@ std::byte* DeviceLayer::State::experts_side(const char* name, const ChunkPlaceme
 }
 
 ExchangeBlocks DeviceLayer::State::blocks_of(std::int64_t degree, std::int64_t index) const {
-  const ExpertMajor& order = placement.expert_major.value();
+  const ExpertMajor& order = required(placement.expert_major, "blocks of another order");
   const std::int64_t row_bytes = shape.model_dim * size_of(shape.element);
   ExchangeBlocks blocks{.count = shape.local_experts(), .pitch = order.expert_rows() * row_bytes};
   for (const std::int64_t segment : order.of_chunk(degree, index)) {

@@ -233,7 +233,7 @@ void add_regrouping(const DeviceLayerShape& shape, const ReceivedRows& all, std:
 void add_segments(const DeviceLayerShape& shape, const RowPlacement& placement, std::int64_t degree,
                   std::int64_t index, const ChunkPlacement& chunk,
                   std::vector<std::int32_t>& begins) {
-  const ExpertMajor& order = *placement.expert_major;
+  const ExpertMajor& order = required(placement.expert_major, "segments of another order");
   const std::int64_t local = shape.local_experts();
   const std::int64_t rows = rows_in_chunk(shape.capacity, degree, index);
   const std::int64_t before = rows_before_chunk(shape.capacity, degree, index);

@@ -323,9 +323,9 @@ class Notes {
   template <class Amount>
   void add_use(const std::string& what, const Fit<Amount>& fit, Amount amount) {
     if (!fit.extrapolates_at(amount)) return;
-    const auto range = fit.measured_range();
+    const WorkRange range = required(fit.measured_range(), "extrapolation of no range");
     notes_.insert(fmt::format("{} extrapolates: {:.4g} is outside the fitted {:.4g}..{:.4g}", what,
-                              amount.amount(), range->from, range->to));
+                              amount.amount(), range.from, range.to));
   }
 
   void add(MemoryKernel kernel, Bytes bytes) {

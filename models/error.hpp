@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <utility>
 
 namespace pipemoe {
 
@@ -41,6 +42,13 @@ bool is_printable(std::string_view text);
 /// The text as one line that a terminal can show: control characters and bytes that are no UTF-8
 /// become escapes such as \n or \x1b, and of a very long text the middle is left out.
 std::string printable(const std::string& text);
+
+/// What the optional holds. Throws std::logic_error where it holds nothing.
+template <class Optional>
+auto&& required(Optional&& value, const char* why) {
+  if (!value.has_value()) throw std::logic_error(std::string("pipemoe bug: ") + why);
+  return *std::forward<Optional>(value);
+}
 
 inline void ensure(bool condition, const char* why) {
   if (!condition) throw std::logic_error(std::string("pipemoe bug: ") + why);

@@ -21,9 +21,9 @@ std::int64_t first_width(const MoeLayer& layer) {
 }  // namespace
 
 std::int64_t MoeLayer::capacity() const {
-  ensure(capacity_factor.has_value(), "capacity() of a dropless layer");
-  const double exact = static_cast<double>(top_k) * *capacity_factor *
-                       static_cast<double>(tokens_per_rank) / static_cast<double>(num_experts);
+  const double factor = required(capacity_factor, "capacity() of a dropless layer");
+  const double exact = static_cast<double>(top_k) * factor * static_cast<double>(tokens_per_rank) /
+                       static_cast<double>(num_experts);
   // 1.1 * 1000 is 1100.0000000000002: rounding noise must not add a slot. Nor may a tiny factor
   // that rounds to 0 take the last one.
   return std::max(std::int64_t{1}, static_cast<std::int64_t>(std::ceil(exact * (1 - 1e-12))));

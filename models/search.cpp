@@ -34,14 +34,13 @@ TimedDegrees fewest_chunks(ForEach for_each, double tolerance, bool only_equal) 
   for_each([&](const TimedDegrees& one) {
     if (counts(one)) fastest = std::min(fastest, one.time);
   });
-  ensure(fastest < Seconds::max(), "choose_degrees of nothing");
   std::optional<TimedDegrees> best;
   for_each([&](const TimedDegrees& one) {
     if (!counts(one) || one.time > (1 + tolerance) * fastest) return;
     const auto rank = [](const TimedDegrees& of) { return std::pair(chunks(of.degrees), of.time); };
     if (!best || rank(one) < rank(*best)) best = one;
   });
-  return *best;
+  return required(best, "choose_degrees of nothing");
 }
 
 template <class ForEach>
@@ -274,7 +273,7 @@ PassPlan Search::pass_plan(Pass pass, Degrees chosen, const Choice& choice) cons
   const Choice& diagonal = at_degree(pass, after.degree).choice;
   Choice next = choice;
   for (std::size_t i = 0; i < knobs_.size(); ++i) {
-    if (!knobs_[i].only || *knobs_[i].only == pass) next[i].second = diagonal[i].second;
+    if (knobs_[i].only.value_or(pass) == pass) next[i].second = diagonal[i].second;
   }
   plan.next = breakdown(pass, after, next);
   return plan;

@@ -228,7 +228,8 @@ void Calibrator::record_handoffs() {
                    .queued = exact(points_.queued_all_to_all.at(group_.size()))};
   std::vector<ExtraTime> alone, queued;
   for (std::size_t i = 0; i < layers_.size(); ++i) {
-    alone.push_back(record_handoff(i, *measured_[i].serial, parts, ExchangePlace::Alone));
+    alone.push_back(record_handoff(i, required(measured_[i].serial, "a layer without its chain"),
+                                   parts, ExchangePlace::Alone));
   }
   parts.handoff_alone = cost_of_each(alone);
   for (std::size_t i = 0; i < layers_.size(); ++i) {

@@ -10,6 +10,7 @@
 #include <string>
 
 #include "models/error.hpp"
+#include "models/limits.hpp"
 #include "models/provenance.hpp"
 #include "models/version.hpp"
 
@@ -221,13 +222,16 @@ void fill_fits(const CalibrationPoints& points, Dtype dtype, const CalibrationTo
 // sends n bytes evenly to all ranks, this much leaves a rank, or a node.
 void fill_links(const CalibrationPoints& points, Cluster& cluster) {
   const std::int64_t all = cluster.num_ranks();
+  // Where start-up hides the bandwidth the slope is 0, and the bandwidth the most that profiles
+  // have.
   const double slope = std::max(fit_points(points.all_to_all.at(all)).beta_s_per_unit, 1e-15);
+  const auto bandwidth = [&](double share) { return std::min(share / slope, kMostBandwidth); };
   const auto ranks = static_cast<double>(all),
              per_node = static_cast<double>(cluster.gpus_per_node);
   const double leaving = all == 1 ? 1 : (ranks - 1) / ranks;
   const double leaving_node = cluster.nodes == 1 ? leaving : (ranks - per_node) / ranks;
-  cluster.gpu_link = {{leaving / slope}, 1};
-  cluster.nic = {{per_node * leaving_node / slope}, 1};
+  cluster.gpu_link = {{bandwidth(leaving)}, 1};
+  cluster.nic = {{bandwidth(per_node * leaving_node)}, 1};
 }
 
 }  // namespace

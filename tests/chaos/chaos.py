@@ -245,6 +245,17 @@ def end_all(process):
         time.sleep(0.02)
 
 
+def wait_until_gone(process, seconds=5):
+    """Whether all processes of a run that has ended are gone soon."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if not session_of(process):
+            return True
+        time.sleep(0.01)
+    end_all(process)
+    return False
+
+
 CONTROLS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 
 

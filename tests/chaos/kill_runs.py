@@ -94,17 +94,6 @@ def journal_points(results):
     return sorted(lines)
 
 
-def wait_until_gone(process, seconds=5):
-    """Whether all processes of a run that has ended are gone soon."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if not chaos.session_of(process):
-            return True
-        time.sleep(0.01)
-    chaos.end_all(process)
-    return False
-
-
 def workers(process):
     return [pid for pid in chaos.session_of(process) if pid != process.pid]
 
@@ -147,7 +136,7 @@ def killed_study(studies, rng, how, level):
                 return "it hangs after %s" % how
             err.seek(0)
             message = err.read(1000)
-        if how != "the parent" and not wait_until_gone(process):  # else: restarted at once
+        if how != "the parent" and not chaos.wait_until_gone(process):  # else: restarted at once
             return "processes are left 5 s after %s" % how
         wrong = bad_end(code, message, how)
         if wrong:
@@ -198,7 +187,7 @@ def two_shards(studies, rng, level, killed):
         victim = rng.randrange(2)
         chaos.send(chaos.session_of(started[victim]), signal.SIGKILL)
         started[victim].wait()
-        wait_until_gone(started[victim])
+        chaos.wait_until_gone(started[victim])
         started[victim] = chaos.start(studies.command(1, shards[victim]), folder)
     for process in started:
         if process.wait(SHORTLY):
@@ -331,7 +320,7 @@ def killed_validation(validations, rng, how, ranks):
                 return "it hangs after %s" % how
             err.seek(0)
             message = err.read(2000).decode("utf-8", "replace")
-        if not wait_until_gone(process, 10):
+        if not chaos.wait_until_gone(process, 10):
             return "processes are left 10 s after %s" % how
         now = profiles_of(results)
         changed = [name for name in kept if now.get(name) != kept[name]]

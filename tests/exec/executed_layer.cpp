@@ -1,9 +1,11 @@
 #include "tests/exec/executed_layer.hpp"
 
 #include <algorithm>
+#include <catch2/catch.hpp>
 
 #include "exec/verify.hpp"
 #include "tests/support/random_layers.hpp"
+#include "tests/support/random_runs.hpp"
 
 namespace pipemoe::test {
 
@@ -29,9 +31,10 @@ MoeLayer prime_layer(std::int64_t top_k, std::optional<double> capacity_factor,
 }
 
 Executed execute_layer(const MoeLayer& layer, const std::string& schedule_name, Degrees degrees,
-                       const exec::DataOptions& data, exec::ProcessGroup& group) {
+                       const exec::DataOptions& data, exec::ProcessGroup& group,
+                       const std::optional<exec::Link>& link) {
   const TaskGraph graph = build_graph(schedule_name, layer, one_node(group.size()), degrees);
-  const auto executor = exec::make_executor(layer, {.data = data}, group);
+  const auto executor = exec::make_executor(layer, {.link = link, .data = data}, group);
   const auto prepared = executor->prepare(graph);
   std::vector<exec::Interval> intervals(graph.size());
   prepared->iterate(exec::Clock::now(), intervals);
@@ -44,6 +47,26 @@ Executed execute_layer(const MoeLayer& layer, const std::string& schedule_name, 
     executed.largest_error = std::max(executed.largest_error, error.relative_error);
   }
   return executed;
+}
+
+void check_random_runs(std::uint64_t runs, exec::ProcessGroup& group) {
+  constexpr double kMostByRounding = 1e-2;
+  const auto error_of = [&](const RandomRun& run) {
+    const Executed executed =
+        execute_layer(run.layer, run.schedule, run.degrees, run.data, group, run.link);
+    CHECK(executed.same_bits_each_time);
+    return all_gather(group, executed.largest_error).front();
+  };
+  for (std::uint64_t index = 0; index < runs; ++index) {
+    const RandomRun run = random_run(test_seed(), index, group.size());
+    INFO("run " << index << " of PIPEMOE_TEST_SEED=" << test_seed() << " on " << group.size()
+                << " ranks: pipemoe " << run.arguments());
+    const double error = error_of(run);
+    CHECK(error <= kMostByRounding);
+    if (error > exec::tolerance(run.layer.dtype)) {
+      CHECK(error_of(run.with_other_numbers()) <= exec::tolerance(run.layer.dtype));
+    }
+  }
 }
 
 }  // namespace pipemoe::test

@@ -1,6 +1,8 @@
 // Whole layers on the CPU executor, for tests on one rank and on several.
 #pragma once
 
+#include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -28,7 +30,12 @@ struct Executed {
 /// Runs two iterations, the second on buffers filled with NaN, and verifies its results.
 /// Collective.
 Executed execute_layer(const MoeLayer& layer, const std::string& schedule, Degrees degrees,
-                       const exec::DataOptions& data, exec::ProcessGroup& group);
+                       const exec::DataOptions& data, exec::ProcessGroup& group,
+                       const std::optional<exec::Link>& link = {});
+
+/// Runs so many random runs (tests/support/random_runs.hpp) on all ranks of the group and checks
+/// each against float64 on every rank. Collective.
+void check_random_runs(std::uint64_t runs, exec::ProcessGroup& group);
 
 /// What fp32 sums in another order than the reference may differ by.
 inline constexpr double kTolerance = 1e-5;

@@ -6,6 +6,7 @@
 #include "exec/execute.hpp"
 #include "tests/exec/executed_layer.hpp"
 #include "tests/exec/mpi_ranks.hpp"
+#include "tests/support/random_runs.hpp"
 
 using namespace pipemoe;
 using namespace pipemoe::exec;
@@ -56,6 +57,11 @@ TEST_CASE("a layer on all ranks equals the float64 reference", "[mpi][layer]") {
       }
     }
   }
+}
+
+TEST_CASE("random layers in random chunks equal the float64 reference on all ranks",
+          "[mpi][layer][random]") {
+  check_random_runs(test_runs(60), ranks());
 }
 
 TEST_CASE("every schedule computes the same layer on all ranks", "[mpi][layer]") {

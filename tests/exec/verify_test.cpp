@@ -7,6 +7,7 @@
 
 #include "models/error.hpp"
 #include "tests/exec/executed_layer.hpp"
+#include "tests/support/random_runs.hpp"
 
 using namespace pipemoe;
 using namespace pipemoe::exec;
@@ -104,6 +105,11 @@ TEST_CASE("verify knows what was asked for", "[exec][verify]") {
   DataOptions other = kData;
   other.seed = 99;
   CHECK_THROWS_AS(errors_of(results, other), RunError);  // other tokens, other routing
+}
+
+TEST_CASE("random layers in random chunks equal the float64 reference", "[exec][verify][random]") {
+  const auto group = single_process();
+  check_random_runs(test_runs(600), *group);
 }
 
 TEST_CASE("a layer without biases has none to verify", "[exec][verify]") {

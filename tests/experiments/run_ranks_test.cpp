@@ -13,6 +13,7 @@
 #include "models/files.hpp"
 #include "models/timeline_io.hpp"
 #include "tests/support/launcher.hpp"
+#include "tests/support/random_runs.hpp"
 
 namespace run_ranks_tests {
 
@@ -56,6 +57,21 @@ TEST_CASE("run on two ranks shows both ranks' run once", "[program][ranks]") {
     CHECK(outcome.out.find(part) == outcome.out.rfind(part));
   }
   CHECK(own_lines(outcome.err).empty());
+}
+
+TEST_CASE("the program verifies random layers on several ranks", "[program][ranks][random]") {
+  const int ranks = GENERATE(2, 4);
+  for (std::uint64_t index = 0; index < test_runs(2); ++index) {
+    const RandomRun random = random_run(test_seed(), index, ranks);
+    Outcome outcome = launch(on_ranks(ranks, random.arguments()));
+    if (outcome.exit_code == 1) {
+      outcome = launch(on_ranks(ranks, random.with_other_numbers().arguments()));
+    }
+    CAPTURE(test_seed(), index, ranks, random.arguments(), outcome.err);
+    CHECK(outcome.exit_code == 0);
+    CHECK_THAT(outcome.out, Contains("verified against a float64 reference"));
+    CHECK(own_lines(outcome.err).empty());
+  }
 }
 
 TEST_CASE("run on several ranks is a timeline of all of them", "[program][ranks]") {
@@ -227,6 +243,28 @@ TEST_CASE("a rank that stops is named once, and all others end", "[program][rank
     std::this_thread::sleep_for(50ms);
   }
   CHECK(processes_with(results.path("").string()).empty());
+  CHECK(results.is_empty());
+}
+
+TEST_CASE("a rank that stops before MPI starts does not keep the others", "[program][ranks]") {
+  // MPI_Init_thread waits for all ranks and has no limit of its own: the others once waited for
+  // ever.
+  const int victim = GENERATE(0, 1);
+  CAPTURE(victim);
+  const TemporaryDirectory results;
+  const std::string stopped = "-np 1 sh -c 'kill -STOP $$'";
+  const std::string other =
+      on_ranks(1, kRun + "--rank-timeout 1 --output " + results.path("t.json").string());
+  const Outcome outcome =
+      launch(victim == 0 ? stopped + " : " + other : other + " : " + stopped);  // it does end
+  CAPTURE(outcome.err);
+  CHECK(outcome.exit_code == 1);
+  const auto lines = own_lines(outcome.err);
+  REQUIRE(lines.size() == 1);
+  CHECK_THAT(lines[0], Contains("rank " + std::to_string(1 - victim) +
+                                ": the start of MPI did not "
+                                "end within 11 s") &&
+                           Contains("another rank has stopped"));
   CHECK(results.is_empty());
 }
 

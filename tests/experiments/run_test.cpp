@@ -6,6 +6,7 @@
 #include "models/files.hpp"
 #include "models/timeline_io.hpp"
 #include "tests/support/program.hpp"
+#include "tests/support/random_runs.hpp"
 
 namespace run_tests {
 
@@ -65,6 +66,17 @@ TEST_CASE("run shows what ran, on what, how long and how it was checked", "[prog
         "link emulated: alpha 1 ms, beta 1e-09 s/byte",
         "verified against a float64 reference: output and every gradient within"}) {
     CHECK_THAT(outcome.out, Contains(part));
+  }
+}
+
+TEST_CASE("the program verifies random layers", "[program][run][random]") {
+  for (std::uint64_t index = 0; index < test_runs(10); ++index) {
+    const RandomRun random = random_run(test_seed(), index, 1);
+    Outcome outcome = run(random.arguments());
+    if (outcome.exit_code == 1) outcome = run(random.with_other_numbers().arguments());
+    CAPTURE(test_seed(), index, random.arguments(), outcome.err);
+    CHECK(outcome.exit_code == 0);
+    CHECK_THAT(outcome.out, Contains("verified against a float64 reference"));
   }
 }
 

@@ -2,9 +2,13 @@
 
 #include <algorithm>
 #include <catch2/catch.hpp>
+#include <cstdlib>
+#include <memory>
+#include <span>
 
 #include "exec/calibration/profile.hpp"
 #include "models/costs.hpp"
+#include "models/limits.hpp"
 #include "models/schedule.hpp"
 
 using namespace pipemoe;
@@ -41,7 +45,37 @@ Cluster profile_of(const CalibrationPoints& points) {
   return calibrated_profile(points, Dtype::Fp32, tools, *group, {});
 }
 
+// What calibrated_profile asks of four ranks of one host, as one of them.
+class FourRanks final : public ProcessGroup {
+ public:
+  FourRanks() : ProcessGroup(0, 4) {}
+  Seconds timeout() const override { return kDefaultRankTimeout; }
+  std::string name() const override { return "four"; }
+  void barrier() override {}
+  std::vector<std::vector<std::byte>> all_gather(std::span<const std::byte> mine) override {
+    return {4, {mine.begin(), mine.end()}};
+  }
+  std::unique_ptr<Communicator> communicator() override { return nullptr; }
+  std::unique_ptr<ProcessGroup> first(int) override { return nullptr; }
+  [[noreturn]] void abort(int) override { std::abort(); }
+  [[noreturn]] void end_wait(const std::string&) override { std::abort(); }
+};
+
 }  // namespace
+
+TEST_CASE("exchanges that take equally long give links that a profile may have",
+          "[exec][calibrate]") {
+  // validate of small layers once ended: nic_bytes_per_s is 3000000000000000, must be at most
+  // 1e+15.
+  CalibrationPoints points = points_of_two_ranks();
+  points.all_to_all[4] = {{100, 100}, {200, 100}};
+  points.queued_all_to_all[4] = ones();
+  FourRanks four;
+  const Cluster cluster = calibrated_profile(points, Dtype::Fp32, {}, four, {});
+  CHECK(cluster.gpus_per_node == 4);
+  CHECK(cluster.nic.bandwidth.value == kMostBandwidth);
+  CHECK(cluster.gpu_link.bandwidth.value <= kMostBandwidth);
+}
 
 TEST_CASE("a profile has a fit for each group, kernel and kind of product", "[exec][calibrate]") {
   const Cluster cluster = profile_of(points_of_two_ranks());
