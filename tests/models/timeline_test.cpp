@@ -171,7 +171,7 @@ Timeline any_timeline(std::mt19937_64& random) {
   std::uniform_real_distribution<double> time(0, 10);
   const auto draw = [&](int to) { return std::uniform_int_distribution<int>(0, to)(random); };
   Timeline line{.queues = three_queues()};
-  if (draw(1) == 1) line.basis = BasisShares{time(random), time(random) / 3, 0, 1};
+  if (draw(1) == 1) line.basis = BasisShares{1.0 / (1 + draw(6)), 1.0 / 3, 0, 1};
   line.provenance = {"pipemoe 0",
                      "abc",
                      "host \"x\" é",
