@@ -54,7 +54,7 @@ void require_runs(program::Study study) {
 }
 
 bool run(std::string_view text) {
-  constexpr double kMostPoints = 40;
+  constexpr double kMostPoints = 64;
   if (points_of(text) > kMostPoints) return false;
   program::Study study;
   const bool accepted = accepts([&] {

@@ -379,8 +379,8 @@ TEST_CASE("CSV has a header and a row for each span", "[models][timeline][io]") 
 
 TEST_CASE("CSV times read back to the last bit", "[models][timeline][io]") {
   std::mt19937_64 random(2);
-  const Timeline line = any_timeline(random);
-  REQUIRE(line.spans.size() > 3);
+  Timeline line;
+  while (line.spans.size() <= 3) line = any_timeline(random);
   std::istringstream csv(to_csv(line));
   std::string row;
   std::getline(csv, row);
