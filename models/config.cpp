@@ -77,7 +77,28 @@ ConfigFile ConfigFile::parse(std::string_view text, std::string name, std::strin
   file.kind_ = std::move(kind);
   file.overrides_ = std::move(overrides);
   for (const Override& one : file.overrides_) file.apply(one);
+  file.check_printable(file.document_, "");
   return file;
+}
+
+// Also of what nothing reads: the document is shown, and kept in journals, as a whole.
+void ConfigFile::check_printable(const toml::node& node, const std::string& path) const {
+  const auto check = [&](const std::string& text) {
+    if (!is_printable(text)) {
+      throw InputError(fmt::format("{}: {} must have no control characters", origin(path), path));
+    }
+  };
+  if (const auto* text = node.as_string()) check(text->get());
+  if (const auto* list = node.as_array()) {
+    for (const toml::node& item : *list) check_printable(item, path);
+  }
+  if (const auto* table = node.as_table()) {
+    for (const auto& [key, value] : *table) {
+      const std::string name(key.str());
+      check(name);
+      check_printable(value, path.empty() ? name : path + "." + name);
+    }
+  }
 }
 
 void ConfigFile::apply(const Override& one) {
@@ -160,10 +181,7 @@ bool ConfigTable::is_integer(const std::string& key) const {
 
 std::vector<std::string> ConfigTable::keys() const {
   std::vector<std::string> names;
-  for (const auto& [key, value] : *table_) {
-    names.emplace_back(key.str());
-    if (!is_printable(names.back())) fail(names.back(), "must have no control characters");
-  }
+  for (const auto& [key, value] : *table_) names.emplace_back(key.str());
   return names;
 }
 
@@ -192,7 +210,6 @@ std::string ConfigTable::text(const std::string& key) {
   const toml::node& found = node(key);
   const auto* value = found.as_string();
   if (value == nullptr) fail(key, fmt::format("is {}, must be text", shown(found)));
-  if (!is_printable(value->get())) fail(key, "must have no control characters");
   return value->get();
 }
 
@@ -203,9 +220,6 @@ std::vector<std::string> ConfigTable::texts(const std::string& key) {
   for (const toml::node& item : *list) {
     const auto* value = item.as_string();
     if (value == nullptr) fail(key, fmt::format("holds {}, must hold texts", shown(item)));
-    if (!is_printable(value->get())) {
-      fail(key, "holds a text with control characters, must have none");
-    }
     values.push_back(value->get());
   }
   return values;

@@ -52,6 +52,7 @@ class ConfigFile {
 
  private:
   void apply(const Override& override_);
+  void check_printable(const toml::node& node, const std::string& path) const;
 
   std::string name_;
   std::string kind_;
