@@ -12,7 +12,7 @@
 namespace pipemoe::exec {
 namespace {
 
-// The variables of one launcher; null: it has no such variable.
+// The variables that one launcher sets. A null pointer means that it has no such variable.
 struct Names {
   const char* launcher;
   const char* rank;
@@ -21,7 +21,7 @@ struct Names {
   bool joins_by_mpi;
 };
 
-// In the order in which they are asked. srun may set Open MPI's or PMI's variables as well, and
+// They are asked in this order. srun may set Open MPI's or PMI's variables as well, and
 // mpirun starts its processes with what is set around it, so Slurm's own come last.
 constexpr std::array kLaunchers{
     Names{"Open MPI's mpirun", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE",
@@ -33,15 +33,14 @@ constexpr std::array kLaunchers{
     Names{"srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", false}};
 
 std::optional<int> number(const Variables& variables, const char* name) {
-  constexpr int kMost = 10'000'000;
   const char* text = name == nullptr ? nullptr : variables(name);
   if (text == nullptr) return std::nullopt;
   int value = -1;
   const char* end = text + std::strlen(text);
   const auto [rest, error] = std::from_chars(text, end, value);
-  if (error != std::errc() || rest != end || value < 0 || value > kMost) {
+  if (error != std::errc() || rest != end || value < 0 || value > kMostRanks) {
     throw InputError(fmt::format("environment variable {} is \"{}\", must be an integer 0..{}",
-                                 name, text, kMost));
+                                 name, text, kMostRanks));
   }
   return value;
 }

@@ -8,6 +8,9 @@
 
 namespace pipemoe::exec {
 
+/// The most ranks that a launcher may claim.
+inline constexpr int kMostRanks = 10'000'000;
+
 struct LauncherClaim {
   std::string launcher;           ///< "Open MPI's mpirun", "srun", ...
   std::optional<int> rank, size;  ///< of all processes

@@ -205,7 +205,7 @@ class RollCall {
  private:
   static constexpr int kTag = 1;
 
-  // Requires the mutex.
+  // The caller holds the mutex.
   void tell() {
     if (std::exchange(is_here_[static_cast<std::size_t>(rank_)], char{1})) return;
     static const char kNothing = 0;

@@ -23,7 +23,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// Of a device or a FIFO nothing would come back.
+// A device or a FIFO would not give back what is appended to it.
 void check_is_regular(const std::filesystem::path& path) {
   std::error_code error;
   const auto status = std::filesystem::status(path, error);

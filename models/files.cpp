@@ -41,7 +41,7 @@ File open_file(const fs::path& path, int flags, mode_t mode = 0) {
   return File(::open(path.c_str(), flags | O_CLOEXEC | O_NOCTTY, mode));
 }
 
-// Of what the path leads to; empty if it leads to nothing, and then errno says why.
+// The status of what the path leads to. It is empty if that is nothing, and then errno says why.
 std::optional<struct stat> status_of(const fs::path& path) {
   struct stat status {};
   if (::stat(path.c_str(), &status) != 0) return std::nullopt;
@@ -54,7 +54,7 @@ bool is_regular(const struct stat& status) { return S_ISREG(status.st_mode); }
   throw InputError(fmt::format("{}: cannot write: {}", path.string(), std::strerror(error)));
 }
 
-// Where a chain of symbolic links ends, whether or not there is a file.
+// Returns where a chain of symbolic links ends, whether or not there is a file.
 fs::path without_links(const fs::path& path) {
   constexpr int kMostLinks = 40;  // as the kernel allows
   fs::path target = path;
@@ -71,7 +71,7 @@ fs::path folder_of(const fs::path& path) {
   return path.has_parent_path() ? path.parent_path() : fs::path(".");
 }
 
-// 0, or an error number.
+// Returns 0 or an error number.
 int write_all(int file, std::string_view text) {
   while (!text.empty()) {
     const ssize_t count = ::write(file, text.data(), text.size());
@@ -149,8 +149,8 @@ class Replacement {
   bool is_named_ = false;
 };
 
-// What makes a folder refuse a new file, or a file its replacement, although the file itself may be
-// written to: a read-only folder, or a file that is mounted by itself.
+// Whether the error is one of those with which a read-only folder refuses a new file, or a file
+// that is mounted by itself its replacement, although the file itself may be written to.
 bool only_in_place(int error) {
   return error == EACCES || error == EPERM || error == EROFS || error == EBUSY;
 }
@@ -205,7 +205,8 @@ void write_file(const std::filesystem::path& path, std::string_view text) {
 
 namespace {
 
-// The same for two names of one file, whether or not it exists; empty for a device or a FIFO.
+// Returns a text that is the same for two names of one file, whether or not the file exists. It is
+// empty for a device or a FIFO.
 std::string identity(const fs::path& path) {
   const fs::path target = without_links(path);
   const auto status = status_of(target);

@@ -245,6 +245,16 @@ def end_all(process):
         time.sleep(0.02)
 
 
+def exit_code(process, seconds):
+    """The exit code; None if it has not come in time, and then all that `start` began is ended."""
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        end_all(process)
+        process.wait()
+        return None
+
+
 def wait_until_gone(process, seconds=5):
     """Whether all processes of a run that has ended are gone soon."""
     end = time.monotonic() + seconds

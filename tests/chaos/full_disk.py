@@ -15,67 +15,10 @@ import tempfile
 import threading
 
 import chaos
+from writers import CALIBRATE, INPUTS, RUN, WRITERS, fill_inputs
 
 NO_SPACE = "No space left on device"
 NOBODY = {"user": 65534, "group": 65534, "extra_groups": []}
-DEGREES = ["--forward-degree", "4", "--backward-degree", "4"]
-INPUTS = ["--layer", "layer.toml", "--cluster", "cluster.toml"]
-RUN = ["run", "--layer", "two.toml", "--repeats", "2", "--warm-up", "0", *DEGREES]
-CALIBRATE = ["calibrate", "--layer", "two.toml", "--repeats", "1", "--warm-up", "0", "--degrees", "1",
-             "2"]
-
-
-class Writer:
-    """A command and the option that names one file which it writes."""
-
-    def __init__(self, command, option, measured=False, inputs=(), other=None):
-        self.command, self.option, self.measured = command, option, measured
-        self.inputs, self.other = inputs, other  # `other`: another output option of the command
-        self.name = "%s %s" % (command[0], option)
-
-    def line(self, program, path):
-        more = []
-        if self.command[0] == "calibrate" and self.option != "--output":
-            more = ["--output", "profile.toml"]
-        return [program, *self.command, *more, self.option, path]
-
-
-WRITERS = [
-    Writer(["simulate", *INPUTS, *DEGREES], "--output", inputs=["layer.toml", "cluster.toml"],
-           other="--csv"),
-    Writer(["simulate", *INPUTS, *DEGREES], "--csv", inputs=["layer.toml", "cluster.toml"],
-           other="--trace"),
-    Writer(["simulate", *INPUTS, *DEGREES], "--trace", inputs=["layer.toml", "cluster.toml"],
-           other="--output"),
-    Writer(["graph", *INPUTS, *DEGREES], "--output", inputs=["layer.toml", "cluster.toml"]),
-    Writer(["compare", "predicted.json", "measured.json"], "--csv",
-           inputs=["predicted.json", "measured.json"], other="--trace"),
-    Writer(["compare", "predicted.json", "measured.json"], "--trace",
-           inputs=["predicted.json", "measured.json"], other="--csv"),
-    Writer(["import", "profile", "old.toml"], "--output", inputs=["old.toml"]),
-    Writer(RUN, "--output", True, ["two.toml"], "--csv"),
-    Writer(RUN, "--csv", True, ["two.toml"], "--trace"),
-    Writer(RUN, "--trace", True, ["two.toml"], "--output"),
-    Writer(CALIBRATE, "--output", True, ["two.toml"], "--measurements"),
-    Writer(CALIBRATE, "--measurements", True, ["two.toml"], "--contention"),
-    Writer(CALIBRATE, "--contention", True, ["two.toml"], "--measurements"),
-]
-
-
-def fill_inputs(program, folder):
-    files = {
-        "layer.toml": chaos.LAYER, "cluster.toml": chaos.CLUSTER,
-        "two.toml": chaos.LAYER.replace("num_experts = 16", "num_experts = 2"),
-        "old.toml": chaos.CLUSTER.replace('schema = "pipemoe.cluster/2"\n', ""),
-        "study.toml": chaos.study_text("fitted", (1, 2, 3, 4), 16),
-        "validation.toml": chaos.validation_text(2),
-    }
-    for name, text in files.items():
-        chaos.write(folder, name, text)
-    for name in ("predicted.json", "measured.json"):
-        done = chaos.run([program, "simulate", *INPUTS, *DEGREES, "--output", name], folder)
-        if done.code != 0:
-            sys.exit("simulate: %s" % done)
 
 
 class Disk:
@@ -142,7 +85,7 @@ def not_refused(done, name, reason):
 class Bench:
     def __init__(self, program, root):
         self.program, self.root = program, root
-        self.work = os.path.join(root, "work")
+        self.work = os.path.join(root, "inputs")
         os.mkdir(self.work)
         os.chmod(root, 0o755)
         fill_inputs(program, self.work)
@@ -378,7 +321,7 @@ class Bench:
             self.made = ["soft", "hard"]
             os.symlink(source, os.path.join(self.work, "soft"))
             os.link(os.path.join(self.work, source), os.path.join(self.work, "hard"))
-            for name in (source, "./" + source, "../work/" + source,
+            for name in (source, "./" + source, "../inputs/" + source,
                          os.path.join(self.work, source), "soft", "hard"):
                 wrong = self.refused_name(writer, writer.line(self.program, name), name)
                 if wrong:
@@ -394,7 +337,7 @@ class Bench:
         self.made = ["soft"]
         os.symlink("target", os.path.join(self.work, "soft"))
         for one, two in (("target", "target"), ("target", "./target"), ("soft", "target"),
-                         ("target", "../work/target")):
+                         ("target", "../inputs/target")):
             command = writer.line(self.program, one) + [writer.other, two]
             if writer.command[0] == "calibrate" and "--output" not in command:
                 command += ["--output", "profile.toml"]

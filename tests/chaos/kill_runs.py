@@ -128,11 +128,8 @@ def killed_study(studies, rng, how, level):
                     target = [process.pid] if how == "the parent" else chaos.session_of(process)
                     number = signal.SIGKILL if how == "the parent" else getattr(signal, how)
                     chaos.send(target, number)
-            try:
-                code = process.wait(SHORTLY)
-            except chaos.subprocess.TimeoutExpired:
-                chaos.end_all(process)
-                process.wait()
+            code = chaos.exit_code(process, SHORTLY)
+            if code is None:
                 return "it hangs after %s" % how
             err.seek(0)
             message = err.read(1000)
@@ -170,10 +167,8 @@ def stopped_study(studies, rng, level):
         chaos.send(target, signal.SIGSTOP)
         time.sleep(0.2)
         chaos.send(target, signal.SIGCONT)
-    try:
-        code = process.wait(SHORTLY)
-    except chaos.subprocess.TimeoutExpired:
-        chaos.end_all(process)
+    code = chaos.exit_code(process, SHORTLY)
+    if code is None:
         return "it hangs after SIGCONT"
     return "exit %d" % code if code else studies.difference(level, folder)
 
@@ -312,11 +307,8 @@ def killed_validation(validations, rng, how, ranks):
                     chaos.send([process.pid], signal.SIGKILL)
                 else:
                     chaos.send(chaos.session_of(process), getattr(signal, how))
-            try:
-                code = process.wait(SHORTLY)
-            except chaos.subprocess.TimeoutExpired:
-                chaos.end_all(process)
-                process.wait()
+            code = chaos.exit_code(process, SHORTLY)
+            if code is None:
                 return "it hangs after %s" % how
             err.seek(0)
             message = err.read(2000).decode("utf-8", "replace")

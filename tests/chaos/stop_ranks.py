@@ -290,7 +290,7 @@ def main():
     for i in range(options.rounds):
         for ranks in (2, 4):
             for how in ("SIGSTOP", "SIGKILL"):
-                # Of each five rounds four are of run, one in each phase.
+                # Four of five rounds play `run`, one in each phase.
                 if i % 5 == 4:
                     name, phase = ("calibrate", "validate")[i // 5 % 2], ""
                 else:

@@ -28,11 +28,11 @@ bool run(std::string_view text) {
     });
   });
   if (!accepted || !claim) return false;
-  constexpr int kMost = 10'000'000;
   require(!claim->launcher.empty(), "a launcher without a name");
-  if (claim->size) require_within(*claim->size, 1, kMost, "the number of ranks");
-  if (claim->rank) require_within(*claim->rank, 0, claim->size ? *claim->size - 1 : kMost, "rank");
-  if (claim->local_rank) require_within(*claim->local_rank, 0, kMost, "the local rank");
+  if (claim->size) require_within(*claim->size, 1, exec::kMostRanks, "the number of ranks");
+  if (claim->rank)
+    require_within(*claim->rank, 0, claim->size ? *claim->size - 1 : exec::kMostRanks, "rank");
+  if (claim->local_rank) require_within(*claim->local_rank, 0, exec::kMostRanks, "the local rank");
   return true;
 }
 

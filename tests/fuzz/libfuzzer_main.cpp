@@ -46,7 +46,7 @@ void keep(std::string_view text) {
   place.size = text.size();
 }
 
-// Of this process, so that no verdict depends on how busy the machine is.
+// Counts the CPU time of this process, so that no verdict depends on how busy the machine is.
 double cpu_ms() {
   timespec now{};
   clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);

@@ -35,7 +35,7 @@ void require_within(double value, double from, double to, const char* what) {
 }
 
 void require_time(Seconds time, const char* what) {
-  require_within(time.count(), 0, kLongestTime, what);
+  require_within(time.count(), 0, kLongestTimeline, what);
 }
 
 void require_printable(const std::string& text, const char* what) {

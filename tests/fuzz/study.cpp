@@ -5,6 +5,7 @@
 
 #include "experiments/journal.hpp"
 #include "models/config.hpp"
+#include "models/limits.hpp"
 #include "tests/fuzz/target.hpp"
 
 namespace pipemoe::fuzz::study_target {
@@ -42,8 +43,8 @@ void require_runs(program::Study study) {
   const program::PointResult result = program::run_point(study, study.points.front());
   const std::string line = to_json_line(result);
   for (const program::PointRun& one : result.runs) {
-    require_within(one.forward_s, 0, kLongestTime, "a forward time");
-    require_within(one.backward_s, 0, kLongestTime, "a backward time");
+    require_within(one.forward_s, 0, kLongestTimeline, "a forward time");
+    require_within(one.backward_s, 0, kLongestTimeline, "a backward time");
   }
   try {
     const auto again = program::point_from_json_line({"journal:2", line}, study);

@@ -2,6 +2,7 @@
 #include "experiments/journal.hpp"
 #include "experiments/study.hpp"
 #include "experiments/study_results.hpp"
+#include "models/limits.hpp"
 #include "tests/fuzz/target.hpp"
 
 namespace pipemoe::fuzz::study_journal_target {
@@ -44,9 +45,9 @@ void require_finite_outcome(const program::PointResult& result) {
   constexpr double kShortest = 1e-12;
   const program::PointOutcome outcome = outcome_of(study(), result);
   if (outcome.best_iteration_s() < kShortest) return;
-  require_within(outcome.regret(), -1e-9, kLongestTime * 1e12, "a regret");
+  require_within(outcome.regret(), -1e-9, kLongestTimeline * 1e12, "a regret");
   for (const auto& [name, regret] : outcome.fixed_regret) {
-    require_within(regret, -1e-9, kLongestTime * 1e12, "a regret of fixed degrees");
+    require_within(regret, -1e-9, kLongestTimeline * 1e12, "a regret of fixed degrees");
   }
 }
 

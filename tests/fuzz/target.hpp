@@ -52,7 +52,6 @@ inline void require(bool condition, const std::string& what) {
 /// Finding unless from <= value <= to, which NaN is not.
 void require_within(double value, double from, double to, const char* what);
 /// Finding unless the time is finite and not negative.
-inline constexpr double kLongestTime = 1e15;
 void require_time(Seconds time, const char* what);
 /// Finding unless the text is one line that a terminal can show.
 void require_printable(const std::string& text, const char* what);
